@@ -1,0 +1,166 @@
+//! What a request carries from hop to hop: its ID, which attempt this is, the time that is left,
+//! and where it came from in the trace. Data that decorates; nothing here steers behaviour.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// The request's UUIDv7, the same for all attempts.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("wardkeep-request-id");
+/// The attempt's number, from 1.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("wardkeep-attempt");
+/// Which node answered.
+pub const NODE: HeaderName = HeaderName::from_static("wardkeep-node");
+/// Which ward answered.
+pub const WARD: HeaderName = HeaderName::from_static("wardkeep-ward");
+/// Which incarnation of it.
+pub const INCARNATION: HeaderName = HeaderName::from_static("wardkeep-incarnation");
+/// Time left, in gRPC's own form.
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// W3C trace context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Every call has a deadline; this is the one of calls that set none.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The context of the request being served.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// Same for all attempts and all hops.
+    pub request_id: Uuid,
+    /// From 1.
+    pub attempt: u32,
+    /// `/package.Service/Method`.
+    pub method: Arc<str>,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// W3C traceparent as it came.
+    pub traceparent: Option<Arc<str>>,
+}
+
+impl RequestContext {
+    /// Reads the context of an incoming request. What is absent or unreadable gets its default: a
+    /// new ID, attempt 1, [`DEFAULT_DEADLINE`].
+    pub fn from_headers(method: &str, headers: &HeaderMap, now: Instant) -> Self {
+        let text = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+        Self {
+            request_id: text(&REQUEST_ID).and_then(|t| Uuid::parse_str(t).ok()).unwrap_or_else(Uuid::now_v7),
+            attempt: text(&ATTEMPT).and_then(|t| t.parse().ok()).unwrap_or(1),
+            method: method.into(),
+            deadline: now + text(&GRPC_TIMEOUT).and_then(parse_timeout).unwrap_or(DEFAULT_DEADLINE),
+            traceparent: text(&TRACEPARENT).filter(|t| is_traceparent(t)).map(Into::into),
+        }
+    }
+
+    /// Time left; zero once the deadline has passed.
+    pub fn remaining(&self, now: Instant) -> Duration {
+        self.deadline.saturating_duration_since(now)
+    }
+
+    /// The trace's ID (32 hex digits), if the request is part of one.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref().and_then(|t| t.get(3..35))
+    }
+
+    /// Writes ID, attempt and time left into the headers of an attempt.
+    pub fn write(&self, headers: &mut HeaderMap, now: Instant) {
+        let id = HeaderValue::from_str(&self.request_id.to_string());
+        if let Ok(id) = id {
+            headers.insert(REQUEST_ID, id);
+        }
+        headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
+        headers.insert(GRPC_TIMEOUT, format_timeout(self.remaining(now)));
+    }
+}
+
+fn is_traceparent(text: &str) -> bool {
+    text.len() >= 55 && text.is_ascii() && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+}
+
+tokio::task_local! {
+    static CURRENT: RequestContext;
+}
+
+/// The request being served by this task, if it serves one.
+pub fn current() -> Option<RequestContext> {
+    CURRENT.try_with(Clone::clone).ok()
+}
+
+/// Runs a future as part of serving this request: what it calls inherits ID and deadline.
+pub fn scope<F: Future>(context: RequestContext, future: F) -> impl Future<Output = F::Output> {
+    CURRENT.scope(context, future)
+}
+
+/// Runs a closure as part of serving this request.
+pub fn sync_scope<T>(context: RequestContext, work: impl FnOnce() -> T) -> T {
+    CURRENT.sync_scope(context, work)
+}
+
+/// Reads gRPC's timeout header: at most eight digits and a unit (`H M S m u n`).
+pub fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3_600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// Writes gRPC's timeout header in the finest unit that fits eight digits.
+pub fn format_timeout(timeout: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let units = [
+        (timeout.as_nanos(), 'n'),
+        (timeout.as_micros(), 'u'),
+        (timeout.as_millis(), 'm'),
+        (u128::from(timeout.as_secs()), 'S'),
+        (u128::from(timeout.as_secs() / 60), 'M'),
+    ];
+    let (n, unit) = units.into_iter().find(|(n, _)| *n <= MOST).unwrap_or((MOST, 'M'));
+    HeaderValue::from_str(&format!("{n}{unit}")).unwrap_or(HeaderValue::from_static("30S"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_timeout_survives_the_header_to_within_its_unit(nanos in 0u64..10_000_000_000_000) {
+            let timeout = Duration::from_nanos(nanos);
+            let header = format_timeout(timeout);
+            let read = parse_timeout(header.to_str().unwrap()).unwrap();
+            prop_assert!(read <= timeout);
+            prop_assert!(timeout - read <= timeout / 99_999 + Duration::from_nanos(1));
+        }
+
+        #[test]
+        fn no_text_makes_the_timeout_parser_panic(text in "\\PC{0,12}") {
+            let _ = parse_timeout(&text);
+        }
+    }
+
+    #[test]
+    fn unreadable_headers_get_their_defaults() {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, "nonsense".parse().unwrap());
+        headers.insert(GRPC_TIMEOUT, "soon".parse().unwrap());
+        headers.insert(TRACEPARENT, "x".parse().unwrap());
+        let now = Instant::now();
+        let context = RequestContext::from_headers("/a.B/C", &headers, now);
+        assert_eq!(context.attempt, 1);
+        assert_eq!(context.remaining(now), DEFAULT_DEADLINE);
+        assert_eq!(context.trace_id(), None);
+    }
+}

@@ -1,0 +1,5 @@
+//! The supervision state machine of wardkeep.
+#![forbid(unsafe_code)]
+
+mod types;
+pub use types::*;

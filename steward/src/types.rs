@@ -1,0 +1,549 @@
+//! The vocabulary of the steward: what it is told, what it answers.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A point in time: the distance from an origin the caller chose once and keeps (monotonic).
+pub type Time = Duration;
+
+/// The name of a node.
+pub type NodeName = Arc<str>;
+
+/// A ward, by node and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WardId {
+    /// The node that hosts it.
+    pub node: NodeName,
+    /// Its name on that node.
+    pub ward: Arc<str>,
+}
+
+impl WardId {
+    /// Names a ward.
+    pub fn new(node: impl Into<Arc<str>>, ward: impl Into<Arc<str>>) -> Self {
+        Self { node: node.into(), ward: ward.into() }
+    }
+}
+
+impl fmt::Display for WardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.ward)
+    }
+}
+
+/// OTP's restart types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Restart {
+    /// Always restarted.
+    #[default]
+    Permanent,
+    /// Restarted unless it ended well.
+    Transient,
+    /// Never restarted.
+    Temporary,
+}
+
+/// OTP's strategies: who is restarted beside the ward that failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// Nobody.
+    #[default]
+    OneForOne,
+    /// All of the group.
+    OneForAll,
+    /// Those that start after it.
+    RestForOne,
+}
+
+/// What a ward promises and how it is treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WardSpec {
+    /// Name, unique on its node.
+    pub name: Arc<str>,
+    /// Group; `None` is the node's own group.
+    pub group: Option<Arc<str>>,
+    /// What follows its end.
+    pub restart: Restart,
+    /// A unit of work older than this is a stall. `None`: work may take for ever.
+    pub stall_timeout: Option<Duration>,
+    /// A pulse is due at least this often. `None`: it need not pulse.
+    pub pulse_timeout: Option<Duration>,
+    /// It must be ready this long after its start. `None`: unlimited.
+    pub start_timeout: Option<Duration>,
+    /// What an ordinary stop allows before it becomes forceful.
+    pub grace: Duration,
+    /// Started by an operator only.
+    pub manual_start: bool,
+}
+
+impl WardSpec {
+    /// A permanent ward without timeouts and with a grace of 5 s.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            group: None,
+            restart: Restart::Permanent,
+            stall_timeout: None,
+            pulse_timeout: None,
+            start_timeout: None,
+            grace: Duration::from_secs(5),
+            manual_start: false,
+        }
+    }
+}
+
+/// Wards that share a strategy and a budget of restarts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// Name. A node's own group is named `NODE/` by [`GroupSpec::of_node`].
+    pub name: Arc<str>,
+    /// Who is restarted with whom.
+    pub strategy: Strategy,
+    /// At most this many restarts in `period`, else the group gives up.
+    pub intensity: u32,
+    /// See `intensity`.
+    pub period: Duration,
+    /// Pauses between restarts.
+    pub backoff: Backoff,
+}
+
+impl GroupSpec {
+    /// One-for-one, 5 restarts in 30 s, default backoff.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            strategy: Strategy::OneForOne,
+            intensity: 5,
+            period: Duration::from_secs(30),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// The group of the wards of a node that name none.
+    pub fn of_node(node: &str) -> Self {
+        Self::new(format!("{node}/"))
+    }
+}
+
+/// The pause before a restart: none before the first in a row, then `first`, doubled each time up
+/// to `max`, each between half and the whole of that (jitter). After `reset` without a failure the
+/// next is a first one again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Before the second restart in a row.
+    pub first: Duration,
+    /// Upper limit.
+    pub max: Duration,
+    /// Quiet period that forgets.
+    pub reset: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(200),
+            max: Duration::from_secs(30),
+            reset: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What holds for the whole fleet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Nodes are asked to report this often.
+    pub pulse_interval: Duration,
+    /// A silence shorter than this is never a verdict.
+    pub silence_floor: Duration,
+    /// A silence longer than this always is.
+    pub silence_ceiling: Duration,
+    /// The suspicion (phi, Hayashibara et al. 2004) between the two that is a verdict.
+    pub phi_threshold: f64,
+    /// A node's runtime that has not run a due probe for so long is stalled.
+    pub runtime_stall: Duration,
+    /// Restarts of the whole fleet: at most this many at once ...
+    pub restart_burst: u32,
+    /// ... and one more each such interval. What is over budget waits.
+    pub restart_refill: Duration,
+    /// An unreachable node with a launcher is restarted out of band after this silence.
+    pub relaunch_after: Duration,
+    /// A gap between two steps longer than this means that the steward itself was late.
+    pub own_lateness: Duration,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            pulse_interval: Duration::from_millis(500),
+            silence_floor: Duration::from_millis(1_500),
+            silence_ceiling: Duration::from_millis(2_500),
+            phi_threshold: 8.0,
+            runtime_stall: Duration::from_secs(2),
+            restart_burst: 50,
+            restart_refill: Duration::from_millis(100),
+            relaunch_after: Duration::from_secs(15),
+            own_lateness: Duration::from_secs(1),
+            seed: 0,
+        }
+    }
+}
+
+/// What a node says of one ward when its session begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WardReport {
+    /// Its spec.
+    pub spec: WardSpec,
+    /// Where it is.
+    pub phase: Phase,
+    /// Its latest incarnation; 0 if it never started.
+    pub incarnation: u64,
+}
+
+/// Where a ward is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Not running, and nobody wants it to.
+    Stopped,
+    /// Told to start, not yet ready.
+    Starting,
+    /// Ready.
+    Running,
+    /// Told to stop, not yet ended.
+    Stopping,
+    /// Waits for its restart.
+    Backoff,
+    /// The steward gave up on it; an operator's start brings it back.
+    Quarantined,
+}
+
+/// How an incarnation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExitKind {
+    /// By itself, and well.
+    Done,
+    /// With an error, or an exit code other than 0.
+    Failed,
+    /// By a panic.
+    Panicked,
+    /// As it was told to.
+    Stopped,
+    /// Not at all: it was told to, and had to be fenced and left behind.
+    Abandoned,
+    /// Before it began: it could not be started.
+    StartFailed,
+}
+
+impl ExitKind {
+    /// Whether `transient` wards are restarted after it.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, ExitKind::Done | ExitKind::Stopped)
+    }
+}
+
+/// What is known of a ward's or node's health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Nothing wrong is known.
+    #[default]
+    Healthy,
+    /// Exited or panicked.
+    Crashed,
+    /// A unit of work, or the ward's pulse, is overdue.
+    Stalled,
+    /// The pulse thread beats, the async runtime does not.
+    RuntimeStalled,
+    /// Nothing arrives.
+    Unreachable,
+}
+
+/// Why something is done: carried from the event to the actions and notes it leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// A short reason for people ("panicked", "work overdue for 1.2 s", "asked by ana@ops: deploy").
+    pub reason: String,
+    /// The well-formed error behind it.
+    pub error_id: Option<Arc<str>>,
+    /// W3C traceparent of the call that led here.
+    pub traceparent: Option<Arc<str>>,
+}
+
+/// The heartbeat of one ward, as far as it changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Name of the ward on the reporting node.
+    pub ward: Arc<str>,
+    /// Pulses since the last report.
+    pub pulses: u32,
+    /// Units of work begun since the last report.
+    pub work_begun: u32,
+    /// Units of work ended since the last report.
+    pub work_ended: u32,
+    /// Age of the oldest unit in progress.
+    pub oldest_work: Option<Duration>,
+}
+
+/// What the steward is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node's session began. Its running wards are adopted as they are; what should run and does
+    /// not is started.
+    NodeAttached {
+        /// Its name.
+        node: NodeName,
+        /// Its boot ID: another one means that everything it ran before is gone.
+        boot: u128,
+        /// Its wards, in start order.
+        wards: Vec<WardReport>,
+        /// Groups it declares. What is already known under a name stays.
+        groups: Vec<GroupSpec>,
+    },
+    /// A node's session ended.
+    NodeDetached {
+        /// Its name.
+        node: NodeName,
+        /// It said goodbye: its silence is no failure.
+        goodbye: bool,
+    },
+    /// Someone (a launcher) can start this node's process anew.
+    NodeLaunchable {
+        /// Its name.
+        node: NodeName,
+    },
+    /// The launcher saw the node's process end.
+    NodeProcessExited {
+        /// Its name.
+        node: NodeName,
+        /// How it ended.
+        cause: Cause,
+    },
+    /// A report arrived.
+    Report {
+        /// Its node.
+        node: NodeName,
+        /// How long the node's runtime has been overdue.
+        runtime_lag: Duration,
+        /// Wards that changed or work.
+        beats: Vec<Beat>,
+    },
+    /// A ward is ready.
+    WardRunning {
+        /// The ward.
+        ward: WardId,
+        /// Its incarnation.
+        incarnation: u64,
+    },
+    /// A ward was told to start and is on its way.
+    WardStarting {
+        /// The ward.
+        ward: WardId,
+        /// Its new incarnation.
+        incarnation: u64,
+    },
+    /// An incarnation ended.
+    WardExited {
+        /// The ward.
+        ward: WardId,
+        /// The incarnation that ended.
+        incarnation: u64,
+        /// How.
+        kind: ExitKind,
+        /// Error and trace, where there are some.
+        cause: Cause,
+    },
+    /// An operator wants a ward started (this lifts a quarantine).
+    StartWard {
+        /// The ward.
+        ward: WardId,
+        /// Who and why.
+        cause: Cause,
+    },
+    /// An operator wants a ward stopped; it stays so.
+    StopWard {
+        /// The ward.
+        ward: WardId,
+        /// Who and why.
+        cause: Cause,
+    },
+    /// An operator wants a ward restarted. Costs nothing of the intensity.
+    RestartWard {
+        /// The ward.
+        ward: WardId,
+        /// Who and why.
+        cause: Cause,
+    },
+    /// Time passed. To be sent at [`crate::Steward::next_wake`] at the latest.
+    Tick,
+}
+
+/// What the steward wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a ward that does not run.
+    Start {
+        /// The ward.
+        ward: WardId,
+        /// The incarnation that ended before: a node that has gone on refuses.
+        after_incarnation: u64,
+        /// Why.
+        cause: Cause,
+    },
+    /// Take an incarnation down the stop ladder. It answers with [`Event::WardExited`].
+    Stop {
+        /// The ward.
+        ward: WardId,
+        /// This one and no other.
+        incarnation: u64,
+        /// Patience before force.
+        grace: Duration,
+        /// Why.
+        cause: Cause,
+    },
+    /// Start the node's process anew through its launcher (ending the old one if it still exists).
+    Launch {
+        /// The node.
+        node: NodeName,
+        /// Why.
+        cause: Cause,
+    },
+    /// Tell whoever listens.
+    Note(Note),
+}
+
+/// A decision or observation worth keeping: the material of `wardkeep events` and `explain`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The node it is about, if one.
+    pub node: Option<NodeName>,
+    /// The ward it is about, if one.
+    pub ward: Option<WardId>,
+    /// The ward's incarnation then; 0 if not about a ward.
+    pub incarnation: u64,
+    /// What happened.
+    pub what: What,
+    /// What led to it.
+    pub cause: Cause,
+}
+
+/// What a [`Note`] tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A session began; `again` if the same boot was known before.
+    NodeAttended {
+        /// Same boot ID as before.
+        again: bool,
+    },
+    /// A session ended.
+    NodeLeft {
+        /// On purpose.
+        goodbye: bool,
+    },
+    /// The verdict on a node changed.
+    NodeVerdict(Verdict),
+    /// The node's process is started anew, after `delay`.
+    NodeLaunch {
+        /// Pause before it.
+        delay: Duration,
+    },
+    /// The steward asked for a start.
+    WardStarting,
+    /// A ward is ready.
+    WardRunning,
+    /// An incarnation ended.
+    WardExited(ExitKind),
+    /// Something is wrong with a ward.
+    WardVerdict(Verdict),
+    /// A restart was decided.
+    WardRestart {
+        /// Restarts of the group within its period, this one included.
+        recent: u32,
+        /// How many are allowed.
+        intensity: u32,
+        /// Pause before it.
+        delay: Duration,
+    },
+    /// Too many restarts: the group's wards are stopped and quarantined.
+    GroupGaveUp {
+        /// The group.
+        group: Arc<str>,
+        /// Restarts seen within the period.
+        recent: u32,
+    },
+    /// An operator asked for something.
+    Asked(Asked),
+    /// The steward was late itself, or most nodes fell silent together: it grants more patience.
+    DoubtsItself {
+        /// The extra patience.
+        patience: Duration,
+    },
+    /// Restarts wait for the fleet's restart budget.
+    BudgetSpent,
+    /// A message about an older incarnation or boot was dropped.
+    StaleDropped,
+}
+
+/// What operators ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// Start.
+    Start,
+    /// Stop.
+    Stop,
+    /// Restart.
+    Restart,
+}
+
+/// What is known of a ward, for show.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WardView<'a> {
+    /// Its name.
+    pub id: &'a WardId,
+    /// Its spec.
+    pub spec: &'a WardSpec,
+    /// Where it is.
+    pub phase: Phase,
+    /// Health.
+    pub verdict: Verdict,
+    /// Latest incarnation.
+    pub incarnation: u64,
+    /// Restarts by the steward.
+    pub restarts: u64,
+    /// Error of its last failure.
+    pub last_error_id: Option<&'a Arc<str>>,
+    /// Units in progress.
+    pub in_progress: u64,
+    /// Units ended in this incarnation.
+    pub work_ended: u64,
+    /// Age of the oldest unit in progress, at the time asked for.
+    pub oldest_work: Option<Duration>,
+    /// When its restart is due.
+    pub restart_due: Option<Time>,
+}
+
+/// What is known of a node, for show.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeView<'a> {
+    /// Its name.
+    pub name: &'a NodeName,
+    /// Boot ID of its latest session.
+    pub boot: u128,
+    /// It has a session now.
+    pub attached: bool,
+    /// Health.
+    pub verdict: Verdict,
+    /// When it was last heard.
+    pub last_heard: Option<Time>,
+}
+
+/// What is known of a group, for show.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupView<'a> {
+    /// Its spec.
+    pub spec: &'a GroupSpec,
+    /// Its wards in start order.
+    pub members: &'a [WardId],
+    /// Restarts within the period, at the time asked for.
+    pub recent: u32,
+    /// It gave up and nobody has brought it back.
+    pub gave_up: bool,
+}
