@@ -1,1 +1,196 @@
-//! wardkeep-client
+//! Replicated gRPC requests: a channel under any tonic-generated client.
+//!
+//! A call goes to several members at once. The first *success*, read to its trailers, wins; the
+//! others are cancelled, and their handlers see it. A fast error never beats a slower good answer.
+//!
+//! ```no_run
+//! use wardkeep_client::{Member, Policy, Replicated, ResponseExt as _};
+//! use wardkeep_proto::v1::{GetFleetRequest, operator_client::OperatorClient};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let channel = Replicated::builder()
+//!     .members([Member::new("a", "http://10.0.0.1:7500"), Member::new("b", "http://10.0.0.2:7500")])
+//!     .methods(wardkeep_proto::FILE_DESCRIPTOR_SET)
+//!     .policy(Policy::All(2))
+//!     .build()?;
+//! let mut client = OperatorClient::new(channel);
+//! let reply = client.get_fleet(GetFleetRequest {}).await?;
+//! println!("{:?}", reply.winner());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Theory of operation
+//!
+//! * **What is sent more than once.** Only what may be repeated: methods whose descriptors say
+//!   `NO_SIDE_EFFECTS` or `IDEMPOTENT`, and what the caller declares. Everything else is sent once,
+//!   its bodies passed through unread in both directions; it moves on to another member only if
+//!   the one before could not be connected to, so that it saw nothing.
+//! * **When a reply wins.** Unary: when its trailers say OK after exactly one whole message.
+//!   Server-streaming: when its first message is whole, or it ends well without one; the rest
+//!   passes through. Repeatable but not in the descriptors: at its trailers, or where a second
+//!   message begins.
+//! * **When an error wins.** A [fatal](ReplicatedBuilder::fatal_codes) one at once. One that all
+//!   members agree on, if it speaks of state (`NOT_FOUND` and the like), and the error of a call
+//!   that was sent once, as the member gave it. Otherwise a call fails with one error of the domain
+//!   `wardkeep.client` that lists every attempt and has the most telling of their codes.
+//! * **Who is asked.** Members that are ready and offer the service; the reachable first, then
+//!   those with the fewest calls in flight, taking turns. A member that could not be reached, or
+//!   that says `UNAVAILABLE`, is replaced by one that was not asked yet.
+//! * **Time.** Each call has a deadline by its own timer: its `grpc-timeout`, what is left to the
+//!   request being served, or the default. Each attempt tells its member what is left.
+//! * **Cancelling.** All attempts run inside the caller's future. Dropping it drops them all;
+//!   connections are [set up](endpoint()) to survive any number of cancelled calls.
+//!
+//! Errors reach callers as `tonic::Status` with their details;
+//! `wardkeep_proto::Error::from_status` reads them.
+#![forbid(unsafe_code)]
+
+mod attempt;
+mod builder;
+mod channel;
+mod decide;
+mod directory;
+mod error;
+mod member;
+mod methods;
+mod policy;
+mod race;
+mod reply;
+mod request;
+mod stats;
+mod view;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, body::Body};
+use tower::Service;
+
+pub use builder::ReplicatedBuilder;
+pub use channel::endpoint;
+pub use member::{Member, Offer, ResponseExt, Winner};
+pub use policy::Policy;
+pub use stats::StatsSnapshot;
+
+use channel::{BoxFuture, Link};
+use error::CallError;
+use methods::Methods;
+use policy::Codes;
+use stats::Stats;
+use view::Members;
+
+/// A channel to several members at once: see the [crate](self). Cheap to clone; clones share
+/// members, connections and counters.
+#[derive(Clone)]
+pub struct Replicated {
+    inner: Arc<Inner>,
+}
+
+/// What all clones of the handle own together.
+struct Inner {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What calls need; outlives the handles while calls run.
+struct Shared {
+    members: Arc<Members>,
+    /// True once the members are known.
+    first_view: watch::Receiver<bool>,
+    /// How long a call waits for the members to become known.
+    view_patience: Duration,
+    methods: Methods,
+    fatal: Codes,
+    default_deadline: Duration,
+    max_request_bytes: usize,
+    max_reply_bytes: usize,
+    stats: Arc<Stats>,
+}
+
+impl Shared {
+    /// The members to ask, in order.
+    async fn candidates(&self, method: &str) -> Result<Vec<Arc<Link>>, CallError> {
+        let order = self.members.order(method, Instant::now());
+        if !matches!(order, Err(CallError::NoMembers { .. })) || *self.first_view.borrow() {
+            return order;
+        }
+        let mut first_view = self.first_view.clone();
+        // Whether it came, or the wait was in vain: the next look tells.
+        let _ = timeout(self.view_patience, first_view.wait_for(|seen| *seen)).await;
+        self.members.order(method, Instant::now())
+    }
+}
+
+impl Replicated {
+    /// Begins to set up a channel.
+    pub fn builder() -> ReplicatedBuilder {
+        ReplicatedBuilder::default()
+    }
+
+    /// A channel to these members with default settings. Without descriptors no method is known to
+    /// be idempotent, so each call is sent once, to a member in turn. An address that is none shows
+    /// as an error of the calls that try it.
+    pub fn from_static_members(members: impl IntoIterator<Item = Member>) -> Self {
+        Self::builder().members(members).build_static()
+    }
+
+    /// The members, now and as they change.
+    pub fn members(&self) -> watch::Receiver<Arc<[Member]>> {
+        self.inner.shared.members.watch()
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> StatsSnapshot {
+        self.inner.shared.stats.snapshot()
+    }
+
+    /// Stops following the directory, and waits until that has ended. Clones keep the members they
+    /// last knew; their connections close when the last clone and call are gone.
+    pub async fn close(self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl fmt::Debug for Replicated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let members = self.inner.shared.members.watch().borrow().clone();
+        f.debug_struct("Replicated").field("members", &members).finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<Body>> for Replicated {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<Result<Response<Body>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let now = Instant::now();
+        let shared = self.inner.shared.clone();
+        let context = race::context_of(&request, shared.default_deadline, now);
+        Box::pin(race::call(shared, request, context, now))
+    }
+}

@@ -1,1 +1,40 @@
-//! wardkeep-node
+//! Hosts wards: any tonic service, background tasks, external programs.
+//!
+//! A [`Node`] starts its wards in order, counts their work and their pulses, catches their panics,
+//! and restarts what fails: by the decisions of its own steward while it is alone, of its
+//! supervisor's while it attends one. Exactly one of them decides at any time.
+//!
+//! How the parts hang together: calls come in through `server` and the `entrance`, which finds the
+//! ward's present incarnation. The `keeper`, a thread with a runtime of its own, owns the `host`
+//! (the wards' states) and the `mandate` (who decides), and keeps the session with the supervisor.
+//! So a node goes on beating, obeying and healing while the wards' runtime is stuck.
+#![deny(unsafe_code)]
+
+mod body;
+mod built_in;
+mod context;
+mod entrance;
+mod error;
+mod heart;
+mod host;
+mod keeper;
+mod mandate;
+mod node;
+mod panics;
+mod reexec;
+pub mod server;
+mod session;
+pub mod story;
+pub mod telemetry;
+mod ward;
+mod wellform;
+pub mod wire;
+
+pub use built_in::Services;
+pub use context::WardContext;
+pub use error::NodeError;
+pub use heart::WorkGuard;
+pub use keeper::NodeSnapshot;
+pub use node::{Node, NodeBuilder, NodeHandle, open, shutdown_signal};
+pub use ward::{OnPanic, Program, Ward};
+pub use wardkeep_steward::{Backoff, GroupSpec, Restart, Strategy};

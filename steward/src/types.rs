@@ -198,6 +198,8 @@ pub struct WardReport {
     pub phase: Phase,
     /// Its latest incarnation; 0 if it never started.
     pub incarnation: u64,
+    /// It was told to stay down ([`Action::Hold`]) and has not been started since.
+    pub held: bool,
 }
 
 /// Where a ward is in its life.
@@ -398,6 +400,14 @@ pub enum Action {
         grace: Duration,
         /// Why.
         cause: Cause,
+    },
+    /// Have the node remember that this ward stays down until someone starts it, whoever is steward
+    /// then: an operator stopped it, or it is quarantined.
+    Hold {
+        /// The ward.
+        ward: WardId,
+        /// Its latest incarnation.
+        incarnation: u64,
     },
     /// Start the node's process anew through its launcher (ending the old one if it still exists).
     Launch {

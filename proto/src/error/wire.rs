@@ -198,7 +198,6 @@ pub fn remove_bad_details(headers: &mut HeaderMap) -> bool {
         }
         (Some(_), Some(_)) => false,
     };
-    drop(values);
     if !fine {
         headers.remove(DETAILS_KEY);
     }

@@ -1,0 +1,224 @@
+//! Replies: how far they are read to be judged, and the bodies callers get.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
+use tokio::time::Sleep;
+use tonic::{Status, body::Body};
+use wardkeep_proto::{
+    context::{RequestContext, sync_scope},
+    error::remove_bad_details,
+};
+
+use crate::{
+    channel::InFlight,
+    error::{CallError, chain},
+};
+
+/// Finds the borders of gRPC messages in a body's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Framing {
+    head: [u8; 5],
+    head_len: usize,
+    /// Bytes of the current message that are still to come.
+    missing: usize,
+    /// Messages of which at least one byte was seen.
+    pub(crate) begun: usize,
+    /// Messages seen whole.
+    pub(crate) complete: usize,
+}
+
+impl Framing {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.missing > 0 {
+                let n = self.missing.min(bytes.len());
+                self.missing -= n;
+                bytes = &bytes[n..];
+                if self.missing == 0 {
+                    self.complete += 1;
+                }
+                continue;
+            }
+            if self.head_len == 0 {
+                self.begun += 1;
+            }
+            self.head[self.head_len] = bytes[0];
+            self.head_len += 1;
+            bytes = &bytes[1..];
+            if self.head_len == self.head.len() {
+                self.head_len = 0;
+                let [_, a, b, c, d] = self.head;
+                self.missing = u32::from_be_bytes([a, b, c, d]) as usize;
+                if self.missing == 0 {
+                    self.complete += 1;
+                }
+            }
+        }
+    }
+
+    /// No message is half seen.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.begun == self.complete
+    }
+}
+
+/// A reply that was read to its end.
+pub(crate) struct Collected {
+    chunks: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Collected {
+    pub(crate) fn new(chunks: VecDeque<Bytes>, trailers: HeaderMap) -> Self {
+        Self { chunks, trailers: Some(trailers) }
+    }
+}
+
+impl http_body::Body for Collected {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let chunk = self.chunks.pop_front().map(Frame::data);
+        let frame = chunk.or_else(|| self.trailers.take().map(Frame::trailers));
+        Poll::Ready(frame.map(Ok))
+    }
+}
+
+/// A reply that goes to the caller as it comes: still under the call's deadline, with the details
+/// of its status checked, and in flight on its member until it ends or is dropped.
+pub(crate) struct Passing {
+    /// What was read to judge it.
+    read: VecDeque<Bytes>,
+    rest: Option<Body>,
+    deadline: Pin<Box<Sleep>>,
+    allowed: Duration,
+    context: RequestContext,
+    in_flight: Option<InFlight>,
+}
+
+impl Passing {
+    pub(crate) fn new(
+        read: VecDeque<Bytes>,
+        rest: Body,
+        in_flight: InFlight,
+        context: RequestContext,
+        allowed: Duration,
+    ) -> Self {
+        Self {
+            read,
+            rest: Some(rest),
+            deadline: Box::pin(tokio::time::sleep_until(context.deadline)),
+            allowed,
+            context,
+            in_flight: Some(in_flight),
+        }
+    }
+
+    fn end(&mut self) -> Option<InFlight> {
+        self.rest = None;
+        self.in_flight.take()
+    }
+
+    fn broken(&mut self, cause: &Status) -> Status {
+        let ended = self.end();
+        let link = ended.as_ref().map(InFlight::link);
+        let error = CallError::ReplyBroken {
+            method: self.context.method.to_string(),
+            node: link.map(|l| l.name.clone()).unwrap_or_default(),
+            uri: link.map(|l| l.uri.clone()).unwrap_or_default(),
+            cause: chain(cause),
+        };
+        sync_scope(self.context.clone(), || error.into_error().into())
+    }
+
+    fn overdue(&mut self) -> Status {
+        self.end();
+        let error = CallError::Deadline {
+            method: self.context.method.to_string(),
+            allowed: self.allowed,
+            attempts: Vec::new(),
+        };
+        sync_scope(self.context.clone(), || error.into_error().into())
+    }
+}
+
+impl http_body::Body for Passing {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(chunk) = self.read.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        }
+        let Some(rest) = self.rest.as_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(rest).poll_frame(cx) else {
+            ready!(self.deadline.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(self.overdue())));
+        };
+        Poll::Ready(match frame {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    remove_bad_details(trailers);
+                    self.end();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(cause)) => Some(Err(self.broken(&cause))),
+            None => {
+                self.end();
+                None
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
+        bytes.resize(5 + len, 7);
+        bytes
+    }
+
+    #[test]
+    fn messages_are_found_however_their_bytes_are_cut() {
+        let bytes = [message(0), message(3), message(300), message(0)].concat();
+        for size in [1, 2, 3, 5, 7, 64, 1_000] {
+            let mut framing = Framing::default();
+            bytes.chunks(size).for_each(|chunk| framing.feed(chunk));
+            assert_eq!((framing.begun, framing.complete), (4, 4), "chunks of {size}");
+            assert!(framing.is_whole());
+        }
+    }
+
+    #[test]
+    fn a_message_begins_at_its_first_byte_and_completes_at_its_last() {
+        let mut framing = Framing::default();
+        let two = [message(2), message(2)].concat();
+        framing.feed(&two[..6]);
+        assert_eq!((framing.begun, framing.complete), (1, 0));
+        framing.feed(&two[6..7]);
+        assert_eq!((framing.begun, framing.complete), (1, 1));
+        framing.feed(&two[7..8]);
+        assert_eq!((framing.begun, framing.complete), (2, 1));
+        assert!(!framing.is_whole());
+    }
+}

@@ -1,0 +1,105 @@
+//! Services of a process itself, beside or without wards: health, reflection, a supervisor's API.
+
+use std::{collections::HashMap, convert::Infallible};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+use tonic::{Status, body::Body, server::NamedService};
+use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+use tracing::Instrument as _;
+use wardkeep_proto::{
+    Error,
+    context::{self, RequestContext},
+    trace,
+};
+
+use crate::{
+    entrance::{Entrance, Way},
+    error::NodeError,
+    panics::Contained,
+    ward::BoxedService,
+};
+
+/// A set of services behind one entrance: calls get their context and trace, panics are contained,
+/// unknown services are refused with a well-formed error.
+#[derive(Default)]
+pub struct Services {
+    ways: HashMap<String, Way>,
+}
+
+impl Services {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a tonic server.
+    #[must_use]
+    pub fn add<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.ways.insert(S::NAME.to_owned(), Way::BuiltIn(BoxCloneSyncService::new(service)));
+        self
+    }
+
+    /// Adds server reflection in both versions that clients in the field speak.
+    ///
+    /// # Errors
+    /// A descriptor set that cannot be read.
+    pub fn reflecting(self, descriptors: &[&'static [u8]]) -> Result<Self, Error> {
+        let builder = || {
+            descriptors
+                .iter()
+                .chain([&tonic_health::pb::FILE_DESCRIPTOR_SET])
+                .fold(tonic_reflection::server::Builder::configure(), |builder, encoded| {
+                    builder.register_encoded_file_descriptor_set(encoded)
+                })
+        };
+        let unreadable = |e: tonic_reflection::server::Error| {
+            NodeError::Misconfigured(format!("a descriptor set given for reflection cannot be read: {e}"))
+        };
+        let v1 = builder().build_v1().map_err(unreadable)?;
+        let v1alpha = builder().build_v1alpha().map_err(unreadable)?;
+        Ok(self.add(v1).add(v1alpha))
+    }
+
+    pub(crate) fn into_ways(self) -> HashMap<String, Way> {
+        self.ways
+    }
+
+    /// The tower service to be served by [`crate::server::serve`]. `name` signs its refusals.
+    pub fn into_service(
+        self,
+        name: &str,
+    ) -> impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static {
+        Entrance::new(name.into(), self.ways, Default::default())
+    }
+}
+
+/// A call to a service of the process itself.
+pub(crate) async fn call(node: &str, service: BoxedService, request: Request<Body>) -> Response<Body> {
+    let context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
+    let span =
+        tracing::debug_span!("call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
+    trace::follow(&span, request.headers());
+    let handler = context::scope(context, Contained::new(service.oneshot(request)));
+    match handler.instrument(span).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(panic) => {
+            let panic = panic.at(node, "", 0);
+            panic.log();
+            Status::from(panic).into_http()
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a ward's code holds of the world: its name and incarnation, its heartbeats, and the news
+//! that it should stop.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
+use wardkeep_proto::{Error, context::RequestContext, v1};
+
+use crate::{
+    error::NodeError,
+    heart::{Heart, WorkGuard},
+    panics,
+};
+
+/// One run of a ward, from start to end. Its number, unlike its ward's name, never returns.
+#[derive(Debug)]
+pub(crate) struct Incarnation {
+    pub(crate) node: Arc<str>,
+    pub(crate) ward: Arc<str>,
+    pub(crate) number: u64,
+    pub(crate) heart: Arc<Heart>,
+    /// Says "stop" to the ward's own code.
+    pub(crate) stop: CancellationToken,
+    /// Says "too late" to calls in progress: they are dropped.
+    pub(crate) abort: CancellationToken,
+    /// Calls and blocking work in progress.
+    pub(crate) work: TaskTracker,
+    /// Where the ward's code runs.
+    pub(crate) runtime: Handle,
+    failure: OnceLock<Failure>,
+    failed: Notify,
+    pub(crate) status: tokio::sync::watch::Sender<String>,
+}
+
+/// Why an incarnation cannot go on.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: v1::ExitKind,
+    pub(crate) error: Error,
+    pub(crate) traceparent: Option<Arc<str>>,
+}
+
+impl Incarnation {
+    pub(crate) fn new(
+        node: Arc<str>,
+        ward: Arc<str>,
+        number: u64,
+        heart: Arc<Heart>,
+        runtime: Handle,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            ward,
+            number,
+            heart,
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            work: TaskTracker::new(),
+            runtime,
+            failure: OnceLock::new(),
+            failed: Notify::new(),
+            status: tokio::sync::watch::Sender::new(String::new()),
+        })
+    }
+
+    /// Records the first failure and wakes whoever watches over this incarnation.
+    pub(crate) fn fail(&self, failure: Failure) {
+        if self.failure.set(failure).is_ok() {
+            self.failed.notify_one();
+        }
+    }
+
+    /// Ends when the incarnation failed.
+    pub(crate) async fn failed(&self) -> Failure {
+        loop {
+            let woken = self.failed.notified();
+            if let Some(failure) = self.failure.get() {
+                return failure.clone();
+            }
+            woken.await;
+        }
+    }
+}
+
+/// A ward's view of its incarnation and, within a call, of the call.
+///
+/// Wards get one when they start. A handler gets the one of its call with
+/// [`WardContext::of`]; the difference is that it is also cancelled when the caller has gone or its
+/// deadline has passed.
+#[derive(Clone, Debug)]
+pub struct WardContext {
+    incarnation: Arc<Incarnation>,
+    call: Option<Arc<Call>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    request: RequestContext,
+    cancel: CancellationToken,
+}
+
+impl WardContext {
+    pub(crate) fn of_ward(incarnation: Arc<Incarnation>) -> Self {
+        Self { incarnation, call: None }
+    }
+
+    pub(crate) fn of_call(
+        incarnation: Arc<Incarnation>,
+        request: RequestContext,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self { incarnation, call: Some(Arc::new(Call { request, cancel })) }
+    }
+
+    /// The context of the call this request belongs to; `None` outside a node.
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
+        request.extensions().get::<Self>().cloned()
+    }
+
+    /// Name of the node.
+    pub fn node(&self) -> &str {
+        &self.incarnation.node
+    }
+
+    /// Name of the ward.
+    pub fn ward(&self) -> &str {
+        &self.incarnation.ward
+    }
+
+    /// Which run of the ward this is, from 1.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation.number
+    }
+
+    /// The request being served, within a call.
+    pub fn request(&self) -> Option<&RequestContext> {
+        self.call.as_ref().map(|call| &call.request)
+    }
+
+    /// Time left until the caller stops waiting, within a call.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.request().map(|request| request.remaining(Instant::now()))
+    }
+
+    /// Cancelled when the ward is to stop and, within a call, when nobody waits for it any more.
+    pub fn cancellation(&self) -> &CancellationToken {
+        self.call.as_ref().map_or(&self.incarnation.stop, |call| &call.cancel)
+    }
+
+    /// Waits until it is cancelled.
+    pub async fn cancelled(&self) {
+        self.cancellation().cancelled().await;
+    }
+
+    /// Whether there is no point in going on.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancellation().is_cancelled() || self.remaining() == Some(Duration::ZERO)
+    }
+
+    /// To be asked now and then by long computations, with `?`.
+    ///
+    /// # Errors
+    /// [`NodeError::Cancelled`] when there is no point in going on.
+    pub fn preempt_point(&self) -> Result<(), NodeError> {
+        if self.is_cancelled() { Err(NodeError::Cancelled) } else { Ok(()) }
+    }
+
+    /// "I am alive": for wards with a pulse timeout. Costs one atomic add.
+    pub fn pulse(&self) {
+        self.incarnation.heart.pulse();
+    }
+
+    /// Begins a unit of work of a task ward; it ends when the guard is dropped. The oldest one is
+    /// what the stall timeout is held against. Calls of service wards are counted by themselves.
+    pub fn work(&self) -> WorkGuard {
+        self.incarnation.heart.work()
+    }
+
+    /// A line about itself, shown to operators.
+    pub fn set_status(&self, status: impl Into<String>) {
+        self.incarnation.status.send_replace(status.into());
+    }
+
+    /// Runs blocking or computing work on a thread of its own, as part of this ward and call: it
+    /// counts as work until it really returns, even if nobody waits for it any more, and it can ask
+    /// [`WardContext::preempt_point`] whether to go on.
+    ///
+    /// # Errors
+    /// A malformed error if the work panicked.
+    pub fn blocking<T, F>(&self, work: F) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self) -> T + Send + 'static,
+    {
+        let context = self.clone();
+        let claim = Claim { _work: self.work(), _token: self.incarnation.work.token() };
+        let span = tracing::Span::current();
+        let run = self.incarnation.runtime.spawn_blocking(move || {
+            let _claim = claim;
+            let _entered = span.enter();
+            panics::contain(|| work(&context))
+        });
+        async move {
+            match run.await {
+                Ok(result) => result,
+                // Only a runtime that shuts down refuses blocking work.
+                Err(_) => Err(NodeError::Cancelled.into()),
+            }
+        }
+    }
+}
+
+/// Held by blocking work for as long as it runs.
+struct Claim {
+    _work: WorkGuard,
+    _token: TaskTrackerToken,
+}

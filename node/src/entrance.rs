@@ -1,0 +1,181 @@
+//! The node's entrance: every call to every ward comes through here.
+//!
+//! It finds the ward's present incarnation, gives the handler its context, counts the work, holds
+//! the deadline, contains panics, drops the call when its caller has gone or its ward is stopped,
+//! and lets nothing out that is not a well-formed error.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Request, Response};
+use tokio::time::Instant;
+use tonic::{Status, body::Body};
+use tower::{Service, ServiceExt as _};
+use tracing::Instrument as _;
+use wardkeep_proto::{
+    Error,
+    context::{self, RequestContext},
+    trace, v1,
+};
+
+use crate::{
+    body::{CallBody, Claim},
+    built_in,
+    context::{Failure, WardContext},
+    error::NodeError,
+    panics::Contained,
+    ward::{BoxedService, Live, OnPanic, Route},
+    wellform,
+};
+
+/// Where a call goes, by the full name of its service.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// To a ward.
+    Ward(Arc<Route>),
+    /// To a service of the node itself: health, reflection.
+    BuiltIn(BoxedService),
+}
+
+/// The tower service in front of all wards. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Entrance {
+    node: Arc<str>,
+    ways: Arc<HashMap<String, Way>>,
+    draining: Arc<AtomicBool>,
+}
+
+impl Entrance {
+    pub(crate) fn new(node: Arc<str>, ways: HashMap<String, Way>, draining: Arc<AtomicBool>) -> Self {
+        Self { node, ways: Arc::new(ways), draining }
+    }
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        let service = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).map(|(service, _)| service);
+        match self.ways.get(service.unwrap_or_default()) {
+            Some(Way::BuiltIn(service)) => built_in::call(&self.node, service.clone(), request).await,
+            Some(Way::Ward(route)) => self.call_ward(route, request).await,
+            None => refuse(
+                NodeError::NoSuchService {
+                    node: self.node.to_string(),
+                    service: service.unwrap_or(path).to_owned(),
+                }
+                .into(),
+            ),
+        }
+    }
+
+    async fn call_ward(&self, route: &Route, request: Request<Body>) -> Response<Body> {
+        let refusal = if self.draining.load(Relaxed) {
+            NodeError::Draining(self.node.to_string())
+        } else if let Some(live) = route.current.load_full() {
+            return call(live, request).await;
+        } else {
+            NodeError::WardNotRunning { ward: route.ward.to_string(), state: "between two incarnations" }
+        };
+        refuse(Error::from(refusal).at(&self.node, &route.ward, 0))
+    }
+}
+
+/// A call to this incarnation, from its headers to its response's headers.
+async fn call(live: Arc<Live>, mut request: Request<Body>) -> Response<Body> {
+    let now = Instant::now();
+    let incarnation = live.incarnation.clone();
+    let context = RequestContext::from_headers(request.uri().path(), request.headers(), now);
+    let span = tracing::info_span!("ward.call", otel.name = %context.method, otel.kind = "server",
+        rpc.system = "grpc", ward = %incarnation.ward, incarnation = incarnation.number,
+        request = %context.request_id, attempt = context.attempt);
+    trace::follow(&span, request.headers());
+
+    let cancel = incarnation.abort.child_token();
+    let claim = Claim {
+        _cancel: cancel.clone().drop_guard(),
+        _work: incarnation.heart.work(),
+        _token: incarnation.work.token(),
+    };
+    request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), context.clone(), cancel));
+    let handler = Contained::new(live.service.clone().oneshot(request));
+    let handler = context::scope(context.clone(), handler);
+    let deadline = context.deadline;
+    let guarded = async {
+        tokio::select! {
+            biased;
+            answered = handler => answered,
+            () = incarnation.abort.cancelled() => Err(NodeError::Stopped(incarnation.ward.to_string()).into()),
+            () = tokio::time::sleep_until(deadline) => Err(deadline_passed(&context)),
+        }
+    };
+    let mut response = match guarded.instrument(span.clone()).await {
+        Ok(Ok(response)) => {
+            let (mut head, body) = response.into_parts();
+            span.in_scope(|| wellform::headers(&mut head.headers, &incarnation));
+            Response::from_parts(head, Body::new(CallBody::new(body, claim, live.clone(), context, span)))
+        }
+        Ok(Err(never)) => match never {},
+        Err(error) => {
+            let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
+            span.in_scope(|| {
+                error.log();
+                crash_if_panicked(&live, &error, &span);
+            });
+            refuse(error)
+        }
+    };
+    sign(response.headers_mut(), &live);
+    response
+}
+
+/// What an expired deadline is: our own status, not tonic's `CANCELLED`.
+pub(crate) fn deadline_passed(context: &RequestContext) -> Error {
+    NodeError::DeadlineExceeded { method: context.method.to_string() }.into()
+}
+
+/// A panic under [`OnPanic::Restart`] is the end of the incarnation.
+pub(crate) fn crash_if_panicked(live: &Live, error: &Error, span: &tracing::Span) {
+    if error.is_malformed() && error.kind() == "PANIC" && live.on_panic == OnPanic::Restart {
+        live.incarnation.fail(Failure {
+            kind: v1::ExitKind::Panicked,
+            error: error.clone(),
+            traceparent: trace::traceparent(span).map(Into::into),
+        });
+    }
+}
+
+fn refuse(error: Error) -> Response<Body> {
+    Status::from(error).into_http()
+}
+
+/// Says who answered.
+fn sign(headers: &mut http::HeaderMap, live: &Live) {
+    let incarnation = &live.incarnation;
+    for (key, value) in [(context::NODE, &incarnation.node), (context::WARD, &incarnation.ward)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(key, value);
+        }
+    }
+    headers.insert(context::INCARNATION, HeaderValue::from(incarnation.number));
+}
+
+impl Service<Request<Body>> for Entrance {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { Ok(this.answer(request).await) })
+    }
+}

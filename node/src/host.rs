@@ -1,0 +1,352 @@
+//! The host: owns the state of every ward of a node, starts and stops them, and writes down each
+//! change. It decides nothing: a steward does.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use chrono::Utc;
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
+use wardkeep_proto::{Error, duration, timestamp, v1};
+use wardkeep_steward::Phase;
+
+use crate::{
+    context::Incarnation,
+    error::NodeError,
+    heart::{Delta, Heart, Sweep},
+    ward::{self, Ended, Route, Ward},
+    wire,
+};
+
+/// See the [module](self).
+pub(crate) struct Host {
+    node: Arc<str>,
+    runtime: Handle,
+    wards: Vec<Hosted>,
+    runs: JoinSet<(usize, u64, Ended)>,
+    /// What is left of incarnations that ended: calls that may finish, threads that do not return.
+    rests: JoinSet<()>,
+    readies: FuturesUnordered<BoxFuture<'static, Option<(usize, u64)>>>,
+    leaked: Arc<AtomicU32>,
+    changes: Vec<v1::WardChange>,
+}
+
+struct Hosted {
+    ward: Ward,
+    route: Arc<Route>,
+    heart: Arc<Heart>,
+    sweep: Sweep,
+    phase: Phase,
+    /// An operator stopped it: it stays so whoever is steward.
+    held: bool,
+    number: u64,
+    running: Option<Running>,
+    started_at: Option<chrono::DateTime<Utc>>,
+    last_error_id: String,
+    status: String,
+    work_begun: u64,
+    work_ended: u64,
+    oldest_work: Option<Duration>,
+}
+
+struct Running {
+    incarnation: Arc<Incarnation>,
+    stop: watch::Sender<Option<Duration>>,
+}
+
+/// Something the host noticed by itself.
+pub(crate) enum Noticed {
+    Ready(usize, u64),
+    Ended(usize, u64, Ended),
+    /// Leftovers of an old incarnation ended after all.
+    RestGone,
+}
+
+impl Host {
+    pub(crate) fn new(
+        node: Arc<str>,
+        runtime: Handle,
+        wards: Vec<(Ward, Arc<Route>)>,
+        now: Duration,
+    ) -> Self {
+        let wards = wards
+            .into_iter()
+            .map(|(ward, route)| Hosted {
+                heart: Arc::new(Heart::new(ward.spec.stall_timeout)),
+                sweep: Sweep::new(now),
+                phase: Phase::Stopped,
+                held: false,
+                number: 0,
+                running: None,
+                started_at: None,
+                last_error_id: String::new(),
+                status: String::new(),
+                work_begun: 0,
+                work_ended: 0,
+                oldest_work: None,
+                ward,
+                route,
+            })
+            .collect();
+        Self {
+            node,
+            runtime,
+            wards,
+            runs: JoinSet::new(),
+            rests: JoinSet::new(),
+            readies: FuturesUnordered::new(),
+            leaked: Arc::default(),
+            changes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.wards.len()
+    }
+
+    pub(crate) fn slot(&self, ward: &str) -> Option<usize> {
+        self.wards.iter().position(|hosted| hosted.ward.name() == ward)
+    }
+
+    pub(crate) fn name(&self, slot: usize) -> Option<Arc<str>> {
+        self.wards.get(slot).map(|hosted| hosted.ward.spec.name.clone())
+    }
+
+    /// Full names of the gRPC services it answers.
+    pub(crate) fn services(&self, slot: usize) -> &[String] {
+        self.wards.get(slot).map(|hosted| hosted.ward.services.as_slice()).unwrap_or_default()
+    }
+
+    pub(crate) fn leaked(&self) -> u32 {
+        self.leaked.load(Relaxed)
+    }
+
+    /// Starts the ward's next incarnation, unless it has gone on since `after`.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherIncarnation`] for a late or repeated order.
+    pub(crate) fn start(&mut self, slot: usize, after: u64) -> Result<(), Error> {
+        let (node, runtime) = (self.node.clone(), self.runtime.clone());
+        let hosted = self.get(slot)?;
+        if hosted.running.is_some() || hosted.number != after {
+            return Err(hosted.other_incarnation(after));
+        }
+        hosted.number += 1;
+        hosted.held = false;
+        hosted.phase = Phase::Starting;
+        hosted.started_at = Some(Utc::now());
+        hosted.status = String::new();
+        let number = hosted.number;
+        let incarnation =
+            Incarnation::new(node, hosted.ward.spec.name.clone(), number, hosted.heart.clone(), runtime);
+        let (stop, stopped) = watch::channel(None);
+        let (ready, is_ready) = oneshot::channel();
+        hosted.running = Some(Running { incarnation: incarnation.clone(), stop });
+        let work = hosted.ward.work.clone();
+        let route = hosted.route.clone();
+        let leaked = self.leaked.clone();
+        self.runs.spawn(async move {
+            let announce = move || {
+                let _ = ready.send(());
+            };
+            (slot, number, ward::run(work, route, incarnation, stopped, leaked, announce).await)
+        });
+        self.readies.push(Box::pin(async move { is_ready.await.ok().map(|()| (slot, number)) }));
+        self.note(slot, None);
+        Ok(())
+    }
+
+    /// Remembers that the ward stays down once it is, until it is told to start.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherIncarnation`] if it has gone on.
+    pub(crate) fn hold(&mut self, slot: usize, incarnation: u64) -> Result<(), Error> {
+        let hosted = self.get(slot)?;
+        if hosted.number != incarnation {
+            return Err(hosted.other_incarnation(incarnation));
+        }
+        hosted.held = true;
+        Ok(())
+    }
+
+    /// Sends this incarnation down the stop ladder. Nothing happens to a ward that does not run.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherIncarnation`] if it is not the present one.
+    pub(crate) fn stop(
+        &mut self,
+        slot: usize,
+        incarnation: u64,
+        grace: Option<Duration>,
+    ) -> Result<(), Error> {
+        let hosted = self.get(slot)?;
+        if hosted.number != incarnation {
+            return Err(hosted.other_incarnation(incarnation));
+        }
+        let Some(running) = &hosted.running else { return Ok(()) };
+        running.stop.send_replace(Some(grace.unwrap_or(hosted.ward.spec.grace)));
+        hosted.phase = Phase::Stopping;
+        self.note(slot, None);
+        Ok(())
+    }
+
+    /// The present incarnation, if it has not ended.
+    pub(crate) fn running(&self, slot: usize) -> Option<u64> {
+        self.wards.get(slot).and_then(|hosted| hosted.running.as_ref()).map(|r| r.incarnation.number)
+    }
+
+    /// Waits until something happens to a ward. Cancel safe.
+    pub(crate) async fn noticed(&mut self) -> Noticed {
+        loop {
+            tokio::select! {
+                biased;
+                Some(ready) = self.readies.next() => {
+                    if let Some((slot, number)) = ready {
+                        return Noticed::Ready(slot, number);
+                    }
+                }
+                Some(ended) = self.runs.join_next() => {
+                    // A run neither panics (the ward's code is contained) nor is it aborted.
+                    if let Ok((slot, number, ended)) = ended {
+                        return Noticed::Ended(slot, number, ended);
+                    }
+                }
+                Some(_) = self.rests.join_next() => return Noticed::RestGone,
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Writes down what was noticed.
+    pub(crate) fn settle(&mut self, noticed: Noticed) {
+        match noticed {
+            Noticed::Ready(slot, number) => {
+                let hosted = &mut self.wards[slot];
+                if hosted.number == number && hosted.phase == Phase::Starting {
+                    hosted.phase = Phase::Running;
+                    self.note(slot, None);
+                }
+            }
+            Noticed::Ended(slot, number, ended) => self.ended(slot, number, ended),
+            Noticed::RestGone => {}
+        }
+    }
+
+    fn ended(&mut self, slot: usize, number: u64, ended: Ended) {
+        if let Some(rest) = ended.rest {
+            self.rests.spawn(rest);
+        }
+        let node = self.node.clone();
+        let hosted = &mut self.wards[slot];
+        hosted.running = None;
+        hosted.phase = Phase::Stopped;
+        let error = ended.error.map(|e| e.at(&node, &hosted.ward.spec.name, number));
+        if let Some(error) = &error {
+            error.id().clone_into(&mut hosted.last_error_id);
+            error.what().clone_into(&mut hosted.status);
+            // A failed call has been logged where it failed; a task or a program has not.
+            if !matches!(hosted.ward.work, ward::Work::Service { .. }) {
+                error.log();
+            }
+        }
+        let exit = v1::Exit {
+            kind: ended.kind.into(),
+            error: error.map(Error::into_proto),
+            traceparent: ended.traceparent.as_deref().unwrap_or_default().to_owned(),
+        };
+        self.note(slot, Some(exit));
+    }
+
+    fn note(&mut self, slot: usize, exit: Option<v1::Exit>) {
+        let hosted = &self.wards[slot];
+        self.changes.push(v1::WardChange {
+            slot: u32::try_from(slot).unwrap_or(u32::MAX),
+            incarnation: hosted.number,
+            state: wire::state(hosted.phase).into(),
+            exit,
+            status: hosted.status.clone(),
+            at: Some(timestamp(Utc::now())),
+        });
+    }
+
+    /// The changes since the last call, in order.
+    pub(crate) fn take_changes(&mut self) -> Vec<v1::WardChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Turns the rings of all hearts and takes note of what wards say of themselves.
+    pub(crate) fn sweep(&mut self, now: Duration) {
+        for slot in 0..self.wards.len() {
+            let hosted = &mut self.wards[slot];
+            hosted.sweep.turn(&hosted.heart, now);
+            let said = hosted.running.as_ref().map(|r| r.incarnation.status.borrow().clone());
+            if let Some(said) = said
+                && !said.is_empty()
+                && said != hosted.status
+            {
+                hosted.status = said;
+                self.note(slot, None);
+            }
+        }
+    }
+
+    /// The heartbeats since the last call: slot and what changed, for wards that beat or work.
+    pub(crate) fn beats(&mut self, now: Duration) -> Vec<(usize, Delta)> {
+        let mut beats = Vec::new();
+        for (slot, hosted) in self.wards.iter_mut().enumerate() {
+            let delta = hosted.sweep.delta(&hosted.heart, now);
+            hosted.work_begun += u64::from(delta.begun);
+            hosted.work_ended += u64::from(delta.ended);
+            hosted.oldest_work = delta.oldest_work;
+            if !delta.is_quiet() {
+                beats.push((slot, delta));
+            }
+        }
+        beats
+    }
+
+    /// All wards as they are now.
+    pub(crate) fn view(&self) -> Vec<v1::Ward> {
+        self.wards.iter().map(|hosted| hosted.view(&self.node)).collect()
+    }
+
+    fn get(&mut self, slot: usize) -> Result<&mut Hosted, Error> {
+        let node = self.node.clone();
+        self.wards
+            .get_mut(slot)
+            .ok_or_else(|| NodeError::Misconfigured(format!("node {node} has no ward in slot {slot}")).into())
+    }
+}
+
+impl Hosted {
+    fn other_incarnation(&self, asked: u64) -> Error {
+        NodeError::OtherIncarnation { ward: self.ward.name().to_owned(), asked, present: self.number }.into()
+    }
+
+    fn view(&self, node: &str) -> v1::Ward {
+        v1::Ward {
+            node: node.to_owned(),
+            spec: Some(wire::ward_spec_message(&self.ward.spec, self.ward.kind(), &self.ward.services)),
+            state: wire::state(self.phase).into(),
+            verdict: v1::Verdict::Healthy.into(),
+            incarnation: self.number,
+            started_at: self.started_at.map(timestamp),
+            restarts: self.number.saturating_sub(1),
+            last_error_id: self.last_error_id.clone(),
+            status: self.status.clone(),
+            work_in_progress: self.work_begun.saturating_sub(self.work_ended),
+            oldest_work: self.oldest_work.map(duration),
+            work_done: self.work_ended,
+            held: self.held,
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! The keeper: a thread of its own with a small runtime of its own, so that a node keeps beating,
+//! obeying and healing even while the runtime of its wards is stuck.
+//!
+//! One task owns everything here: the wards' states ([`Host`]), the mandate, the session. It turns
+//! what happens into events for the steward in charge, and that steward's actions into deeds.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tonic_health::{ServingStatus, server::HealthReporter};
+use wardkeep_proto::{
+    Error, trace,
+    v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
+};
+use wardkeep_steward::{Action, Beat, Event, Note, WardId};
+
+use crate::{
+    error::NodeError,
+    host::Host,
+    mandate::Mandate,
+    reexec,
+    session::{self, Tidings},
+    story, wire,
+};
+
+/// How often hearts are swept and overdue things looked for.
+const SWEEP: Duration = Duration::from_millis(50);
+/// How often the own steward hears of heartbeats; a supervisor says how often it wants to.
+const OWN_REPORTS: Duration = Duration::from_millis(200);
+/// How often the wards' runtime is asked for a sign of life.
+const PROBE: Duration = Duration::from_millis(100);
+/// A probe later than this is overdue.
+const PROBE_OVERDUE: Duration = Duration::from_millis(400);
+/// For connections to finish before the process is replaced or ends.
+const SERVER_PATIENCE: Duration = Duration::from_secs(2);
+/// For the supervisor to hear the goodbye.
+const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What the node's owner asks of it.
+pub(crate) enum Order {
+    /// Take no new calls, or take them again.
+    Drain(bool),
+    /// End: drain, stop all wards in reverse order, say goodbye.
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// What anyone may know of a node, at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeSnapshot {
+    /// Its wards, in start order.
+    pub wards: Vec<v1::Ward>,
+    /// It takes no new calls.
+    pub draining: bool,
+    /// A supervisor decides over its wards.
+    pub attending: bool,
+    /// Threads that did not return when their ward was abandoned.
+    pub leaked_threads: u32,
+}
+
+/// What the keeper is given.
+pub(crate) struct Setup {
+    pub(crate) info: v1::NodeInfo,
+    pub(crate) host: Host,
+    pub(crate) groups: Vec<wardkeep_steward::GroupSpec>,
+    pub(crate) mandate: Mandate,
+    pub(crate) supervisor: Option<Endpoint>,
+    pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) health: HealthReporter,
+    pub(crate) snapshot: watch::Sender<Arc<NodeSnapshot>>,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// Counts up on the wards' runtime.
+    pub(crate) probe: Arc<AtomicU64>,
+    pub(crate) reexec: reexec::Plan,
+    /// Ends the server; it says so through `server_ended`.
+    pub(crate) stop_server: CancellationToken,
+    pub(crate) server_ended: CancellationToken,
+    pub(crate) origin: Instant,
+}
+
+/// Keeps `probe` counting for as long as this runtime runs tasks.
+pub(crate) async fn beat(probe: Arc<AtomicU64>) {
+    let mut tick = tokio::time::interval(PROBE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        probe.fetch_add(1, Relaxed);
+    }
+}
+
+/// Runs until it is told to end. The error: the node could not restart itself and must end.
+pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
+    let (tidings, inbox) = mpsc::channel(256);
+    let stop_session = CancellationToken::new();
+    let mut session = JoinSet::new();
+    if let Some(supervisor) = setup.supervisor.clone() {
+        session.spawn(session::keep(supervisor, tidings.clone(), stop_session.clone()));
+    }
+    let mut keeper = Keeper {
+        link: None,
+        welcomed: false,
+        last_lost: String::new(),
+        report_sequence: 0,
+        report_every: OWN_REPORTS,
+        next_report: Duration::ZERO,
+        probe_seen: (0, Duration::ZERO),
+        queue: Vec::new(),
+        setup,
+    };
+    let ended = keeper.run(inbox).await;
+    stop_session.cancel();
+    drop(tidings);
+    let _ = timeout(Duration::from_secs(1), async { while session.join_next().await.is_some() {} }).await;
+    ended
+}
+
+struct Keeper {
+    setup: Setup,
+    link: Option<mpsc::Sender<v1::NodeMessage>>,
+    welcomed: bool,
+    last_lost: String,
+    report_sequence: u64,
+    report_every: Duration,
+    next_report: Duration,
+    /// Last value of the probe, and since when.
+    probe_seen: (u64, Duration),
+    /// Actions of the own steward still to be done.
+    queue: Vec<Action>,
+}
+
+/// How the loop goes on.
+enum Next {
+    Go,
+    Shutdown(oneshot::Sender<()>),
+    Restart(Duration),
+}
+
+impl Keeper {
+    async fn run(&mut self, mut inbox: mpsc::Receiver<Tidings>) -> Result<(), Error> {
+        let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
+        self.queue = self.setup.mandate.take(self.now(), reports);
+        self.settle().await;
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = tokio::select! {
+                order = self.setup.orders.recv() => match order {
+                    Some(Order::Drain(on)) => { self.drain(on).await; Next::Go }
+                    Some(Order::Shutdown(done)) => Next::Shutdown(done),
+                    // The node's owner is gone without a word.
+                    None => Next::Shutdown(oneshot::channel().0),
+                },
+                Some(tidings) = inbox.recv() => self.hear(tidings).await,
+                noticed = self.setup.host.noticed() => { self.setup.host.settle(noticed); Next::Go }
+                _ = sweep.tick() => { self.sweep(); Next::Go }
+            };
+            self.settle().await;
+            match next {
+                Next::Go => {}
+                Next::Shutdown(done) => {
+                    self.leave(false, None, &mut inbox).await;
+                    let _ = done.send(());
+                    return Ok(());
+                }
+                Next::Restart(drain) => {
+                    self.leave(true, Some(drain), &mut inbox).await;
+                    return Err(self.setup.reexec.execute());
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.setup.origin.elapsed()
+    }
+
+    fn name(&self) -> &str {
+        &self.setup.info.name
+    }
+
+    // --- what happens ---
+
+    async fn hear(&mut self, tidings: Tidings) -> Next {
+        match tidings {
+            Tidings::Dialled(link) => {
+                self.link = Some(link);
+                self.welcomed = false;
+                let hello = self.hello();
+                self.send(Up::Hello(hello));
+                Next::Go
+            }
+            Tidings::Lost(why) => {
+                self.link = None;
+                let now = self.now();
+                if std::mem::take(&mut self.welcomed) || self.last_lost != why {
+                    tracing::warn!(node = %self.name(), "no session with the supervisor: {why}");
+                }
+                self.last_lost = why;
+                self.setup.mandate.session_lost(now);
+                Next::Go
+            }
+            Tidings::Down(message) => match message.kind {
+                Some(Down::Welcome(welcome)) => {
+                    self.welcome(&welcome);
+                    Next::Go
+                }
+                Some(Down::Command(command)) => self.obey(command).await,
+                // A message of a later version: nothing we could do about it.
+                None => Next::Go,
+            },
+        }
+    }
+
+    fn welcome(&mut self, welcome: &v1::Welcome) {
+        let grace = wire::to_duration(welcome.mandate_grace).unwrap_or(Duration::from_secs(2));
+        if !self.setup.mandate.hand_over(welcome.epoch, grace) {
+            tracing::warn!(
+                epoch = welcome.epoch,
+                highest = self.setup.mandate.epoch(),
+                "a steward of an old epoch is not obeyed"
+            );
+            self.link = None;
+            return;
+        }
+        self.queue.clear();
+        self.welcomed = true;
+        self.last_lost.clear();
+        self.report_every = wire::to_duration(welcome.pulse_interval)
+            .unwrap_or(Duration::from_millis(500))
+            .clamp(Duration::from_millis(20), Duration::from_secs(60));
+        self.next_report = self.now();
+        tracing::info!(node = %self.name(), epoch = welcome.epoch, "attends the supervisor");
+    }
+
+    async fn obey(&mut self, command: v1::Command) -> Next {
+        let span = tracing::info_span!("node.command", node = %self.name(), reason = %command.reason, id = command.id);
+        if !command.traceparent.is_empty() {
+            trace::follow_parent(&span, &command.traceparent);
+        }
+        let (id, reason) = (command.id, command.reason.clone());
+        let (outcome, next) = if command.epoch < self.setup.mandate.epoch() {
+            let error = NodeError::OldEpoch { got: command.epoch, highest: self.setup.mandate.epoch() };
+            (Err(error.into()), Next::Go)
+        } else {
+            span.in_scope(|| {
+                tracing::info!(kind = command.kind.as_ref().map_or("?", command_name), "{reason}")
+            });
+            self.execute(command.kind).await
+        };
+        let error = outcome.err().map(|error: Error| error.at(self.name(), "", 0));
+        if let Some(error) = &error {
+            span.in_scope(|| error.log());
+        }
+        self.send(Up::CommandDone(v1::CommandDone { id, error: error.map(Error::into_proto) }));
+        next
+    }
+
+    async fn execute(&mut self, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
+        use v1::command::Kind;
+        let host = &mut self.setup.host;
+        match kind {
+            Some(Kind::Start(start)) => (host.start(start.slot as usize, start.after_incarnation), Next::Go),
+            Some(Kind::Stop(stop)) => {
+                let grace = wire::to_duration(stop.grace);
+                (host.stop(stop.slot as usize, stop.incarnation, grace), Next::Go)
+            }
+            Some(Kind::Hold(hold)) => (host.hold(hold.slot as usize, hold.incarnation), Next::Go),
+            Some(Kind::Drain(drain)) => {
+                self.drain(drain.on).await;
+                (Ok(()), Next::Go)
+            }
+            Some(Kind::RestartNode(restart)) => {
+                let drain = wire::to_duration(restart.drain_timeout).unwrap_or(Duration::from_secs(10));
+                (Ok(()), Next::Restart(drain))
+            }
+            None => {
+                let error =
+                    NodeError::Misconfigured("a command this version of the node does not know".into());
+                (Err(error.into()), Next::Go)
+            }
+        }
+    }
+
+    /// Sweeps the hearts, reports when it is time, takes the mandate when nobody has it.
+    fn sweep(&mut self) {
+        let now = self.now();
+        self.setup.host.sweep(now);
+        if self.setup.mandate.grace_is_over(now) {
+            tracing::warn!(node = %self.name(), "no supervisor for too long: the node heals its own wards now");
+            self.report_every = OWN_REPORTS;
+            let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
+            self.queue.extend(self.setup.mandate.take(now, reports));
+        }
+        if now >= self.next_report {
+            self.next_report = now + self.report_every;
+            self.report(now);
+        }
+        if self.setup.mandate.next_wake().is_some_and(|due| due <= now) {
+            let actions = self.setup.mandate.step(now, Event::Tick);
+            self.queue.extend(actions);
+        }
+    }
+
+    fn runtime_lag(&mut self, now: Duration) -> Duration {
+        let count = self.setup.probe.load(Relaxed);
+        if count != self.probe_seen.0 {
+            self.probe_seen = (count, now);
+        }
+        let silent = now.saturating_sub(self.probe_seen.1);
+        if silent < PROBE_OVERDUE { Duration::ZERO } else { silent }
+    }
+
+    fn report(&mut self, now: Duration) {
+        let lag = self.runtime_lag(now);
+        let beats = self.setup.host.beats(now);
+        if self.setup.mandate.is_own() {
+            let node = self.setup.info.name.as_str().into();
+            let beats = beats
+                .iter()
+                .filter_map(|(slot, delta)| {
+                    Some(Beat {
+                        ward: self.setup.host.name(*slot)?,
+                        pulses: delta.pulses,
+                        work_begun: delta.begun,
+                        work_ended: delta.ended,
+                        oldest_work: delta.oldest_work,
+                    })
+                })
+                .collect();
+            let actions = self.setup.mandate.step(now, Event::Report { node, runtime_lag: lag, beats });
+            self.queue.extend(actions);
+            return;
+        }
+        self.report_sequence += 1;
+        let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
+        let mut report = v1::Report {
+            sequence: self.report_sequence,
+            runtime_lag_ms: millis(lag),
+            leaked_threads: self.setup.host.leaked(),
+            ..Default::default()
+        };
+        let mut before = 0;
+        for (slot, delta) in beats {
+            report.slot.push(u32::try_from(slot - before).unwrap_or(u32::MAX));
+            before = slot;
+            report.pulses.push(delta.pulses);
+            report.work_begun.push(delta.begun);
+            report.work_ended.push(delta.ended);
+            report.oldest_work_ms.push(delta.oldest_work.map_or(0, |age| millis(age).saturating_add(1)));
+        }
+        self.send(Up::Report(report));
+    }
+
+    // --- what follows from it ---
+
+    /// Tells the steward in charge of every change, and does what it wants, until all is quiet.
+    async fn settle(&mut self) {
+        let mut touched = false;
+        loop {
+            for change in self.setup.host.take_changes() {
+                touched = true;
+                self.tell(&change).await;
+            }
+            if self.queue.is_empty() {
+                break;
+            }
+            for action in std::mem::take(&mut self.queue) {
+                touched = true;
+                self.act(action);
+            }
+        }
+        if touched || self.setup.snapshot.borrow().leaked_threads != self.setup.host.leaked() {
+            self.publish();
+        }
+    }
+
+    async fn tell(&mut self, change: &v1::WardChange) {
+        let slot = change.slot as usize;
+        let Some(ward) = self.setup.host.name(slot) else { return };
+        self.show_health(slot, change.state()).await;
+        if self.setup.mandate.is_own() {
+            let now = self.now();
+            if let Some(event) = wire::ward_event(WardId::new(self.name(), ward), change) {
+                let actions = self.setup.mandate.step(now, event);
+                self.queue.extend(actions);
+            }
+        }
+        self.send(Up::WardChange(change.clone()));
+    }
+
+    /// Does what the node's own steward wants.
+    fn act(&mut self, action: Action) {
+        let host = &mut self.setup.host;
+        let done = match action {
+            Action::Start { ward, after_incarnation, .. } => {
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.start(slot, after_incarnation))
+            }
+            Action::Stop { ward, incarnation, grace, .. } => {
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.stop(slot, incarnation, Some(grace)))
+            }
+            Action::Hold { ward, incarnation } => {
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.hold(slot, incarnation))
+            }
+            // A process cannot start itself anew when it has ended.
+            Action::Launch { .. } => Ok(()),
+            Action::Note(note) => {
+                self.keep_note(&note);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "the order came too late");
+        }
+    }
+
+    fn keep_note(&mut self, note: &Note) {
+        let event = story::event(note);
+        tracing::info!(target: "steward", ward = %event.ward, error = event.error.as_ref().map(|e| e.id.as_str()), "{}", event.text);
+        self.setup.mandate.remember(event);
+    }
+
+    async fn show_health(&self, slot: usize, state: v1::WardState) {
+        let serving = match state {
+            v1::WardState::Running => ServingStatus::Serving,
+            _ => ServingStatus::NotServing,
+        };
+        for service in self.setup.host.services(slot) {
+            self.setup.health.set_service_status(service, serving).await;
+        }
+    }
+
+    async fn drain(&mut self, on: bool) {
+        self.setup.draining.store(on, Relaxed);
+        let serving = if on { ServingStatus::NotServing } else { ServingStatus::Serving };
+        self.setup.health.set_service_status("", serving).await;
+        self.send(Up::DrainChange(v1::DrainChange { draining: on }));
+        self.publish();
+    }
+
+    /// Drains, stops all wards in reverse order, says goodbye, ends the server.
+    async fn leave(
+        &mut self,
+        restarting: bool,
+        grace: Option<Duration>,
+        inbox: &mut mpsc::Receiver<Tidings>,
+    ) {
+        self.drain(true).await;
+        self.setup.mandate.resign();
+        for slot in (0..self.setup.host.len()).rev() {
+            let Some(number) = self.setup.host.running(slot) else { continue };
+            if self.setup.host.stop(slot, number, grace).is_err() {
+                continue;
+            }
+            while self.setup.host.running(slot).is_some() {
+                let noticed = self.setup.host.noticed().await;
+                self.setup.host.settle(noticed);
+                self.settle().await;
+            }
+        }
+        self.send(Up::Goodbye(v1::Goodbye { restarting }));
+        self.setup.stop_server.cancel();
+        let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
+        if self.link.take().is_some() {
+            // Our end of the session is closed; the supervisor closes its own when it has read all.
+            let closed = async { while !matches!(inbox.recv().await, Some(Tidings::Lost(_)) | None) {} };
+            let _ = timeout(GOODBYE_PATIENCE, closed).await;
+        }
+    }
+
+    fn hello(&self) -> v1::Hello {
+        v1::Hello {
+            protocol: 1,
+            node: Some(self.setup.info.clone()),
+            wards: self.setup.host.view(),
+            groups: self.setup.groups.iter().map(wire::group_spec_message).collect(),
+            highest_epoch: self.setup.mandate.epoch(),
+            draining: self.setup.draining.load(Relaxed),
+            history: self.setup.mandate.history().to_vec(),
+        }
+    }
+
+    /// Up to the supervisor, if there is a session. One that does not read loses its session, and
+    /// with the next one everything is told anew.
+    fn send(&mut self, kind: Up) {
+        if let Some(link) = &self.link
+            && link.try_send(v1::NodeMessage { kind: Some(kind) }).is_err()
+        {
+            self.link = None;
+        }
+    }
+
+    fn publish(&self) {
+        self.setup.snapshot.send_replace(Arc::new(NodeSnapshot {
+            wards: self.setup.host.view(),
+            draining: self.setup.draining.load(Relaxed),
+            attending: self.welcomed,
+            leaked_threads: self.setup.host.leaked(),
+        }));
+    }
+}
+
+fn command_name(kind: &v1::command::Kind) -> &'static str {
+    use v1::command::Kind;
+    match kind {
+        Kind::Start(_) => "start",
+        Kind::Stop(_) => "stop",
+        Kind::RestartNode(_) => "restart node",
+        Kind::Drain(_) => "drain",
+        Kind::Hold(_) => "hold",
+    }
+}

@@ -1,0 +1,384 @@
+//! A node, from its description to its end.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
+};
+
+use chrono::Utc;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use wardkeep_proto::{Error, machine_name, timestamp, v1};
+use wardkeep_steward::GroupSpec;
+
+use crate::{
+    built_in::Services,
+    entrance::{Entrance, Way},
+    error::NodeError,
+    host::Host,
+    keeper::{self, NodeSnapshot, Order, Setup},
+    mandate::Mandate,
+    panics, reexec,
+    server::{self, Limits},
+    ward::{Route, Ward},
+};
+
+/// Orders that may wait for the keeper; it takes them at once.
+const ORDERS: usize = 16;
+
+/// Describes a node. See [`Node::builder`].
+#[derive(Debug)]
+#[must_use = "a node does nothing until it is bound and run"]
+pub struct NodeBuilder {
+    name: String,
+    machine: String,
+    zone: String,
+    labels: BTreeMap<String, String>,
+    advertise: Option<String>,
+    supervisor: Option<String>,
+    wards: Vec<Ward>,
+    groups: Vec<GroupSpec>,
+    descriptors: Vec<&'static [u8]>,
+    limits: Limits,
+    insecure: bool,
+}
+
+impl NodeBuilder {
+    /// The machine it counts as, for diversity between replicas; by default the host's name.
+    pub fn machine(mut self, machine: impl Into<String>) -> Self {
+        self.machine = machine.into();
+        self
+    }
+
+    /// The zone it counts as.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
+    /// Adds a free-form label.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Attends this supervisor (`http://host:port`). Without one the node heals its own wards.
+    pub fn supervisor(mut self, uri: impl Into<String>) -> Self {
+        self.supervisor = Some(uri.into());
+        self
+    }
+
+    /// Where clients reach it, if not at the address it listens on.
+    pub fn advertise(mut self, uri: impl Into<String>) -> Self {
+        self.advertise = Some(uri.into());
+        self
+    }
+
+    /// Hosts a ward. Wards start in the order they are added and stop in the reverse one.
+    pub fn ward(mut self, ward: Ward) -> Self {
+        self.wards.push(ward);
+        self
+    }
+
+    /// Declares a group.
+    pub fn group(mut self, group: GroupSpec) -> Self {
+        self.groups.push(group);
+        self
+    }
+
+    /// Adds an encoded `FileDescriptorSet` to what server reflection tells.
+    pub fn descriptors(mut self, encoded: &'static [u8]) -> Self {
+        self.descriptors.push(encoded);
+        self
+    }
+
+    /// What peers are allowed.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Accepts that a listener on a non-loopback address has no encryption.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Opens the listener (`host:port`; port 0 lets the system choose). A socket inherited from a
+    /// former image of this process, or from systemd, is used instead.
+    ///
+    /// # Errors
+    /// Two wards of one name or service, an unreadable address, a port in use, a non-loopback
+    /// address without [`NodeBuilder::insecure`].
+    pub async fn bind(self, address: &str) -> Result<Node, Error> {
+        let listener = match reexec::inherited() {
+            Some(listener) => listener,
+            None => open(address, self.insecure).await?,
+        };
+        self.listen_on(listener)
+    }
+
+    /// Serves on a listener that is already open.
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::bind`].
+    pub fn listen_on(self, listener: StdListener) -> Result<Node, Error> {
+        let cannot = |source| NodeError::CannotListen { address: "its listener".to_owned(), source };
+        let address = listener.local_addr().map_err(cannot)?;
+        let plan = reexec::Plan::new(listener.try_clone().map_err(cannot)?).map_err(cannot)?;
+        listener.set_nonblocking(true).map_err(cannot)?;
+        let listener = TcpListener::from_std(listener).map_err(cannot)?;
+        let supervisor = self.supervisor.as_deref().map(wardkeep_client::endpoint).transpose()?;
+
+        let wards: Vec<_> = self.wards.iter().map(|w| (w.clone(), Route::new(w.spec.name.clone()))).collect();
+        let (health, health_server) = tonic_health::server::health_reporter();
+        let built_in = Services::new().add(health_server).reflecting(&self.descriptors)?;
+        let ways = self.ways(built_in.into_ways(), &wards)?;
+
+        let draining = Arc::new(AtomicBool::new(false));
+        let entrance = Entrance::new(self.name.as_str().into(), ways, draining.clone());
+        let boot = Uuid::now_v7();
+        let info = self.info(address, boot);
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let snapshot = watch::Sender::new(Arc::new(NodeSnapshot::default()));
+        let handle = NodeHandle { orders, snapshot: snapshot.subscribe(), address };
+        let origin = Instant::now();
+        let seed = u64::from_le_bytes(boot.as_bytes()[8..].try_into().unwrap_or_default());
+        let mandate = Mandate::new(self.name.as_str().into(), boot.as_u128(), self.groups.clone(), seed);
+        let setup = Setup {
+            host: Host::new(self.name.as_str().into(), Handle::current(), wards, Duration::ZERO),
+            groups: self.groups,
+            mandate,
+            supervisor,
+            draining,
+            health,
+            snapshot,
+            orders: inbox,
+            probe: Arc::new(AtomicU64::new(0)),
+            reexec: plan,
+            stop_server: CancellationToken::new(),
+            server_ended: CancellationToken::new(),
+            origin,
+            info,
+        };
+        Ok(Node { setup, listener, entrance, limits: self.limits, handle })
+    }
+
+    fn info(&self, address: SocketAddr, boot: Uuid) -> v1::NodeInfo {
+        v1::NodeInfo {
+            name: self.name.clone(),
+            machine: self.machine.clone(),
+            zone: self.zone.clone(),
+            labels: self.labels.clone().into_iter().collect(),
+            boot_id: boot.to_string(),
+            pid: std::process::id(),
+            uri: self.advertise.clone().unwrap_or_else(|| format!("http://{address}")),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Some(timestamp(Utc::now())),
+        }
+    }
+
+    fn ways(
+        &self,
+        mut ways: HashMap<String, Way>,
+        wards: &[(Ward, Arc<Route>)],
+    ) -> Result<HashMap<String, Way>, Error> {
+        let mut names = std::collections::HashSet::new();
+        for (ward, route) in wards {
+            if !names.insert(ward.name()) {
+                let twice = format!("node {} has two wards named {}", self.name, ward.name());
+                return Err(NodeError::Misconfigured(twice).into());
+            }
+            for service in &ward.services {
+                if ways.insert(service.clone(), Way::Ward(route.clone())).is_some() {
+                    let twice = format!("two wards of node {} answer the service {service}", self.name);
+                    return Err(NodeError::Misconfigured(twice).into());
+                }
+            }
+        }
+        Ok(ways)
+    }
+}
+
+/// Opens a listening socket.
+///
+/// # Errors
+/// An address that cannot be read, resolved or bound; a non-loopback one that is not `insecure`.
+pub async fn open(address: &str, insecure: bool) -> Result<StdListener, Error> {
+    let cannot = |source| NodeError::CannotListen { address: address.to_owned(), source };
+    let resolved: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(cannot)?.collect();
+    if !insecure && !resolved.iter().all(|a| a.ip().is_loopback()) {
+        return Err(NodeError::NotLoopback { address: address.to_owned() }.into());
+    }
+    StdListener::bind(resolved.as_slice()).map_err(cannot).map_err(Error::from)
+}
+
+/// A node that listens and is ready to run.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use wardkeep_node::{Node, Program, Ward, shutdown_signal};
+///
+/// # async fn example() -> Result<(), wardkeep_proto::Error> {
+/// let node = Node::builder("worker-1")
+///     .supervisor("http://127.0.0.1:7400")
+///     .ward(Ward::task("tick", |context| async move {
+///         while !context.is_cancelled() {
+///             context.pulse();
+///             tokio::time::sleep(Duration::from_millis(200)).await;
+///         }
+///         Ok(())
+///     }).pulse_timeout(Duration::from_secs(2)))
+///     .ward(Ward::process("sidecar", Program::new("sleep").arg("3600")))
+///     .bind("127.0.0.1:0")
+///     .await?;
+/// node.run_until(shutdown_signal()).await
+/// # }
+/// ```
+#[must_use = "a node does nothing until it runs"]
+pub struct Node {
+    setup: Setup,
+    listener: TcpListener,
+    entrance: Entrance,
+    limits: Limits,
+    handle: NodeHandle,
+}
+
+/// To see and steer a running node from the same process.
+#[derive(Clone, Debug)]
+pub struct NodeHandle {
+    orders: mpsc::Sender<Order>,
+    snapshot: watch::Receiver<Arc<NodeSnapshot>>,
+    address: SocketAddr,
+}
+
+impl NodeHandle {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How it is, now and at each change.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<NodeSnapshot>> {
+        self.snapshot.clone()
+    }
+
+    /// Takes no new calls, or takes them again. Does nothing to a node that has ended.
+    pub async fn drain(&self, on: bool) {
+        let _ = self.orders.send(Order::Drain(on)).await;
+    }
+}
+
+impl Node {
+    /// Begins the description of a node of this name.
+    pub fn builder(name: impl Into<String>) -> NodeBuilder {
+        NodeBuilder {
+            name: name.into(),
+            machine: machine_name().to_owned(),
+            zone: String::new(),
+            labels: BTreeMap::new(),
+            advertise: None,
+            supervisor: None,
+            wards: Vec::new(),
+            groups: Vec::new(),
+            descriptors: Vec::new(),
+            limits: Limits::default(),
+            insecure: false,
+        }
+    }
+
+    /// To see and steer it while it runs.
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.handle.address
+    }
+
+    /// Runs until `shutdown` completes, then drains: no new calls, work in progress may finish,
+    /// wards stop in reverse order. A steward's order to restart in place replaces the process.
+    ///
+    /// # Errors
+    /// If a restart in place failed; the node has ended then.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { setup, listener, entrance, limits, handle } = self;
+        panics::install_hook();
+        tracing::info!(node = %setup.info.name, address = %handle.address, boot = %setup.info.boot_id, "node up");
+        let (stop_server, server_ended) = (setup.stop_server.clone(), setup.server_ended.clone());
+        let mut own = JoinSet::new();
+        own.spawn(keeper::beat(setup.probe.clone()));
+        own.spawn(async move {
+            drop(server::serve(listener, entrance, limits, stop_server).await);
+            server_ended.cancel();
+            std::future::pending().await
+        });
+        let (ended, has_ended) = oneshot::channel();
+        let thread = spawn_keeper(setup, ended)?;
+        let mut has_ended = std::pin::pin!(has_ended);
+        let early = tokio::select! {
+            result = &mut has_ended => Some(result),
+            () = shutdown => None,
+        };
+        let result = match early {
+            Some(result) => result,
+            None => {
+                let (done, is_done) = oneshot::channel();
+                if handle.orders.send(Order::Shutdown(done)).await.is_ok() {
+                    let _ = is_done.await;
+                }
+                has_ended.await
+            }
+        };
+        own.shutdown().await;
+        let _ = thread.join();
+        result.unwrap_or_else(|_| Err(wardkeep_proto::error::Bug::because("the keeper's thread died")))
+    }
+}
+
+fn spawn_keeper(
+    setup: Setup,
+    ended: oneshot::Sender<Result<(), Error>>,
+) -> Result<std::thread::JoinHandle<()>, Error> {
+    let cannot = |source| NodeError::CannotStart { program: "the keeper's thread".to_owned(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    std::thread::Builder::new()
+        .name("wardkeep-keeper".to_owned())
+        .spawn(move || {
+            let result = runtime.block_on(keeper::run(setup));
+            // Blocking threads of its own (reaping programs) must not hold up the end.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            let _ = ended.send(result);
+        })
+        .map_err(|source| cannot(source).into())
+}
+
+/// Completes on SIGTERM or Ctrl-C.
+pub async fn shutdown_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = match signal(SignalKind::terminate()) {
+        Ok(term) => term,
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be caught; Ctrl-C still can");
+            let _ = tokio::signal::ctrl_c().await;
+            return;
+        }
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,105 @@
+//! The node's side of `Stewardship.Attend`: dials the supervisor, and dials again for as long as
+//! the node lives. It carries messages and understands none.
+
+use std::time::Duration;
+
+use backon::BackoffBuilder as _;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, transport::Endpoint};
+use wardkeep_proto::{
+    Error,
+    v1::{NodeMessage, StewardMessage, stewardship_client::StewardshipClient},
+};
+
+/// Messages up that may wait: beyond, the supervisor does not read and the session is given up.
+const QUEUE: usize = 1_024;
+/// For connecting and for the answer to the first message.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What happens to the session.
+pub(crate) enum Tidings {
+    /// A connection stands. The first message to send into it is the Hello; dropping the sender
+    /// ends the session.
+    Dialled(mpsc::Sender<NodeMessage>),
+    /// From the supervisor.
+    Down(StewardMessage),
+    /// It ended, or could not be begun.
+    Lost(String),
+}
+
+/// Keeps a session with the supervisor until `stop`.
+pub(crate) async fn keep(supervisor: Endpoint, tidings: mpsc::Sender<Tidings>, stop: CancellationToken) {
+    let supervisor = supervisor
+        .connect_timeout(PATIENCE)
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true);
+    let pauses = || {
+        backon::ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(2))
+            .without_max_times()
+            .build()
+    };
+    let mut pause = pauses();
+    loop {
+        let mut welcomed = false;
+        let ended = tokio::select! {
+            ended = attend(&supervisor, &tidings, &mut welcomed) => ended,
+            () = stop.cancelled() => return,
+        };
+        if welcomed {
+            pause = pauses();
+        }
+        if tidings.send(Tidings::Lost(ended)).await.is_err() {
+            return;
+        }
+        let pause = pause.next().unwrap_or(Duration::from_secs(2));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// One session, from dialling to its end. Returns why it ended.
+async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed: &mut bool) -> String {
+    let channel = match supervisor.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return format!("{}: {}", supervisor.uri(), root_cause(&error)),
+    };
+    let (up, queue) = mpsc::channel(QUEUE);
+    if tidings.send(Tidings::Dialled(up)).await.is_err() {
+        return "the node ends".to_owned();
+    }
+    let mut client = StewardshipClient::new(channel);
+    let opening = client.attend(Request::new(ReceiverStream::new(queue)));
+    let mut down = match timeout(PATIENCE, opening).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return describe(&status),
+        Err(_) => return format!("{}: no answer within {PATIENCE:?}", supervisor.uri()),
+    };
+    loop {
+        match down.message().await {
+            Ok(Some(message)) => {
+                *welcomed = true;
+                if tidings.send(Tidings::Down(message)).await.is_err() {
+                    return "the node ends".to_owned();
+                }
+            }
+            Ok(None) => return "the supervisor ended the session".to_owned(),
+            Err(status) => return describe(&status),
+        }
+    }
+}
+
+fn describe(status: &tonic::Status) -> String {
+    Error::from_status(status).to_string()
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |&e| e.source()).last().map(ToString::to_string).unwrap_or_default()
+}

@@ -1,0 +1,243 @@
+//! What a node hosts. A [`Ward`] says what it is, what it promises and how it is treated; one file
+//! per kind says how it runs and how it is brought to an end.
+
+mod orphan;
+mod process;
+mod sd_notify;
+mod service;
+mod task;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tonic::{body::Body, server::NamedService};
+use tower::{Service, util::BoxCloneSyncService};
+use wardkeep_proto::{Error, v1};
+use wardkeep_steward::{Restart, WardSpec};
+
+pub use process::Program;
+pub(crate) use service::{Live, Route};
+
+use crate::context::{Incarnation, WardContext};
+
+pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
+type ServiceFactory = Arc<dyn Fn(WardContext) -> BoxedService + Send + Sync>;
+type TaskFactory = Arc<dyn Fn(WardContext) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+
+/// What is abandoned gets this long, after its grace and its abort, before it is left behind.
+const ABORT_PATIENCE: Duration = Duration::from_millis(250);
+
+/// One supervised unit of a node: a tonic service, a background task or an external program.
+#[derive(Clone)]
+pub struct Ward {
+    pub(crate) spec: WardSpec,
+    pub(crate) services: Vec<String>,
+    pub(crate) work: Work,
+}
+
+#[derive(Clone)]
+pub(crate) enum Work {
+    Service { factory: ServiceFactory, on_panic: OnPanic },
+    Task(TaskFactory),
+    Process(Arc<Program>),
+}
+
+/// What a panic in a handler means for a service ward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnPanic {
+    /// The call fails, is logged and counted; the ward goes on. So one request that always panics
+    /// cannot take the service away from everyone else.
+    #[default]
+    Contain,
+    /// The call fails and the ward counts as crashed: a fresh incarnation takes over at once, calls
+    /// in progress may finish. For services whose state cannot be trusted after a panic.
+    Restart,
+}
+
+impl Ward {
+    /// Any tonic server, unchanged. The factory makes a fresh one for each incarnation.
+    ///
+    /// Defaults: permanent, no stall timeout, 5 s of grace.
+    pub fn service<S, F>(name: impl Into<Arc<str>>, factory: F) -> Self
+    where
+        F: Fn(WardContext) -> S + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
+        let mut ward = Self::new(name, Work::Service { factory, on_panic: OnPanic::default() });
+        ward.services.push(S::NAME.to_owned());
+        ward
+    }
+
+    /// A background loop. It ends well with `Ok`, fails with `Err` or a panic, and should return
+    /// soon after [`WardContext::cancelled`].
+    pub fn task<F, Fut>(name: impl Into<Arc<str>>, factory: F) -> Self
+    where
+        F: Fn(WardContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let factory: TaskFactory = Arc::new(move |context| Box::pin(factory(context)));
+        Self::new(name, Work::Task(factory))
+    }
+
+    /// An external program, in a process group of its own.
+    pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
+        Self::new(name, Work::Process(Arc::new(program)))
+    }
+
+    fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
+        Self { spec: WardSpec::new(name), services: Vec::new(), work }
+    }
+
+    /// Puts it into a group. A name without a declaration has the default strategy and limits.
+    #[must_use]
+    pub fn group(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.spec.group = Some(name.into());
+        self
+    }
+
+    /// What follows its end.
+    #[must_use]
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.spec.restart = restart;
+        self
+    }
+
+    /// A unit of work older than this is a stall, and the ward is restarted.
+    #[must_use]
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.stall_timeout = Some(timeout);
+        self
+    }
+
+    /// The ward's code calls [`WardContext::pulse`] (a program: `WATCHDOG=1`) at least this often.
+    #[must_use]
+    pub fn pulse_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.pulse_timeout = Some(timeout);
+        self
+    }
+
+    /// It must be ready this long after its start.
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.start_timeout = Some(timeout);
+        self
+    }
+
+    /// What a stop allows before it becomes forceful.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.spec.grace = grace;
+        self
+    }
+
+    /// It does not start with its node but when an operator starts it.
+    #[must_use]
+    pub fn manual_start(mut self) -> Self {
+        self.spec.manual_start = true;
+        self
+    }
+
+    /// What a panic in a handler means. Service wards only.
+    #[must_use]
+    pub fn on_panic(mut self, what: OnPanic) -> Self {
+        if let Work::Service { on_panic, .. } = &mut self.work {
+            *on_panic = what;
+        }
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    pub(crate) fn kind(&self) -> v1::WardKind {
+        match self.work {
+            Work::Service { .. } => v1::WardKind::Service,
+            Work::Task(_) => v1::WardKind::Task,
+            Work::Process(_) => v1::WardKind::Process,
+        }
+    }
+}
+
+impl fmt::Debug for Ward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ward")
+            .field("kind", &self.kind())
+            .field("spec", &self.spec)
+            .field("services", &self.services)
+            .finish()
+    }
+}
+
+/// How an incarnation is told to end: `None` until it is, then the grace it is given.
+pub(crate) type StopSignal = watch::Receiver<Option<Duration>>;
+
+/// Waits for the order to stop.
+async fn ordered_to_stop(signal: &mut StopSignal) -> Duration {
+    match signal.wait_for(Option::is_some).await {
+        Ok(grace) => grace.unwrap_or_default(),
+        // The host is gone: so is any reason to be patient.
+        Err(_) => Duration::ZERO,
+    }
+}
+
+/// How an incarnation ended.
+pub(crate) struct Ended {
+    pub(crate) kind: v1::ExitKind,
+    pub(crate) error: Option<Error>,
+    pub(crate) traceparent: Option<Arc<str>>,
+    /// What is left of it: calls that may finish, or a thread that does not return.
+    pub(crate) rest: Option<BoxFuture<'static, ()>>,
+}
+
+impl Ended {
+    fn new(kind: v1::ExitKind) -> Self {
+        Self { kind, error: None, traceparent: None, rest: None }
+    }
+
+    fn because(mut self, error: Error) -> Self {
+        self.error = Some(error);
+        self
+    }
+}
+
+/// Runs one incarnation to its end. `ready` is called when it has begun to serve. Never takes
+/// longer after an order to stop than its grace and a constant, whatever the ward's code does.
+pub(crate) async fn run(
+    work: Work,
+    route: Arc<Route>,
+    incarnation: Arc<Incarnation>,
+    stop: StopSignal,
+    leaked: Arc<AtomicU32>,
+    ready: impl FnOnce() + Send,
+) -> Ended {
+    match work {
+        Work::Service { factory, on_panic } => {
+            service::run(factory, on_panic, route, incarnation, stop, leaked, ready).await
+        }
+        Work::Task(factory) => task::run(factory, incarnation, stop, leaked, ready).await,
+        Work::Process(program) => process::run(program, incarnation, stop, ready).await,
+    }
+}
+
+/// Something that is left behind and counted until it ends after all.
+async fn counted(leaked: Arc<AtomicU32>, rest: impl Future<Output = ()>) {
+    use std::sync::atomic::Ordering::Relaxed;
+    leaked.fetch_add(1, Relaxed);
+    rest.await;
+    leaked.fetch_sub(1, Relaxed);
+}

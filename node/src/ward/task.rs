@@ -1,0 +1,52 @@
+//! Task wards: an async loop. Stopping one cancels its context, then aborts it at its next await,
+//! then leaves it behind, because a thread that does not return cannot be taken away from it.
+
+use std::sync::{Arc, atomic::AtomicU32};
+
+use tokio::time::timeout;
+use wardkeep_proto::v1;
+
+use super::{ABORT_PATIENCE, Ended, StopSignal, TaskFactory, counted, ordered_to_stop};
+use crate::{
+    context::{Incarnation, WardContext},
+    panics::Contained,
+};
+
+pub(super) async fn run(
+    factory: TaskFactory,
+    incarnation: Arc<Incarnation>,
+    mut stop: StopSignal,
+    leaked: Arc<AtomicU32>,
+    ready: impl FnOnce() + Send,
+) -> Ended {
+    let context = WardContext::of_ward(incarnation.clone());
+    let body = Contained::new(async move { factory(context).await });
+    let mut running = incarnation.runtime.spawn(body);
+    ready();
+    let grace = tokio::select! {
+        ended = &mut running => return match ended {
+            Ok(Ok(Ok(()))) => Ended::new(v1::ExitKind::Done),
+            Ok(Ok(Err(error))) => Ended::new(v1::ExitKind::Failed).because(error),
+            Ok(Err(panic)) => Ended::new(v1::ExitKind::Panicked).because(panic),
+            // Only a runtime that shuts down cancels it.
+            Err(_) => Ended::new(v1::ExitKind::Stopped),
+        },
+        grace = ordered_to_stop(&mut stop) => grace,
+    };
+    incarnation.stop.cancel();
+    if timeout(grace, &mut running).await.is_err() {
+        running.abort();
+        incarnation.abort.cancel();
+        if timeout(ABORT_PATIENCE, &mut running).await.is_err() {
+            let rest = counted(leaked, async move { drop(running.await) });
+            return Ended { rest: Some(Box::pin(rest)), ..Ended::new(v1::ExitKind::Abandoned) };
+        }
+    }
+    incarnation.work.close();
+    if timeout(ABORT_PATIENCE, incarnation.work.wait()).await.is_err() {
+        // The loop has ended, but blocking work it began has not.
+        let rest = counted(leaked, async move { incarnation.work.wait().await });
+        return Ended { rest: Some(Box::pin(rest)), ..Ended::new(v1::ExitKind::Abandoned) };
+    }
+    Ended::new(v1::ExitKind::Stopped)
+}

@@ -1,0 +1,204 @@
+//! Between the wire's messages and the steward's vocabulary. Used by both homes of the steward:
+//! the node itself and the supervisor.
+
+use std::{sync::Arc, time::Duration};
+
+use wardkeep_proto::{duration, v1};
+use wardkeep_steward as steward;
+
+/// An absent or negative duration is `None`.
+pub fn to_duration(d: Option<prost_types::Duration>) -> Option<Duration> {
+    d.and_then(|d| Duration::try_from(d).ok())
+}
+
+/// A spec as the steward knows it.
+pub fn ward_spec(spec: &v1::WardSpec) -> steward::WardSpec {
+    steward::WardSpec {
+        name: spec.name.as_str().into(),
+        group: (!spec.group.is_empty()).then(|| spec.group.as_str().into()),
+        restart: match spec.restart() {
+            v1::Restart::Transient => steward::Restart::Transient,
+            v1::Restart::Temporary => steward::Restart::Temporary,
+            v1::Restart::Permanent | v1::Restart::Unspecified => steward::Restart::Permanent,
+        },
+        stall_timeout: to_duration(spec.stall_timeout),
+        pulse_timeout: to_duration(spec.pulse_timeout),
+        start_timeout: to_duration(spec.start_timeout),
+        grace: to_duration(spec.grace).unwrap_or(Duration::from_secs(5)),
+        manual_start: spec.manual_start,
+    }
+}
+
+/// A spec as the wire knows it.
+pub fn ward_spec_message(spec: &steward::WardSpec, kind: v1::WardKind, services: &[String]) -> v1::WardSpec {
+    v1::WardSpec {
+        name: spec.name.to_string(),
+        kind: kind.into(),
+        group: spec.group.as_deref().unwrap_or_default().to_owned(),
+        restart: match spec.restart {
+            steward::Restart::Permanent => v1::Restart::Permanent,
+            steward::Restart::Transient => v1::Restart::Transient,
+            steward::Restart::Temporary => v1::Restart::Temporary,
+        }
+        .into(),
+        stall_timeout: spec.stall_timeout.map(duration),
+        pulse_timeout: spec.pulse_timeout.map(duration),
+        start_timeout: spec.start_timeout.map(duration),
+        grace: Some(duration(spec.grace)),
+        services: services.to_vec(),
+        manual_start: spec.manual_start,
+    }
+}
+
+/// A group as the steward knows it; what the message leaves open gets the default.
+pub fn group_spec(spec: &v1::GroupSpec) -> steward::GroupSpec {
+    let default = steward::GroupSpec::new(spec.name.as_str());
+    steward::GroupSpec {
+        strategy: match spec.strategy() {
+            v1::Strategy::OneForAll => steward::Strategy::OneForAll,
+            v1::Strategy::RestForOne => steward::Strategy::RestForOne,
+            v1::Strategy::OneForOne | v1::Strategy::Unspecified => steward::Strategy::OneForOne,
+        },
+        intensity: spec.intensity,
+        period: to_duration(spec.period).unwrap_or(default.period),
+        backoff: steward::Backoff {
+            first: to_duration(spec.backoff_first).unwrap_or(default.backoff.first),
+            max: to_duration(spec.backoff_max).unwrap_or(default.backoff.max),
+            reset: to_duration(spec.backoff_reset).unwrap_or(default.backoff.reset),
+        },
+        ..default
+    }
+}
+
+/// A group as the wire knows it.
+pub fn group_spec_message(spec: &steward::GroupSpec) -> v1::GroupSpec {
+    v1::GroupSpec {
+        name: spec.name.to_string(),
+        strategy: match spec.strategy {
+            steward::Strategy::OneForOne => v1::Strategy::OneForOne,
+            steward::Strategy::OneForAll => v1::Strategy::OneForAll,
+            steward::Strategy::RestForOne => v1::Strategy::RestForOne,
+        }
+        .into(),
+        intensity: spec.intensity,
+        period: Some(duration(spec.period)),
+        backoff_first: Some(duration(spec.backoff.first)),
+        backoff_max: Some(duration(spec.backoff.max)),
+        backoff_reset: Some(duration(spec.backoff.reset)),
+    }
+}
+
+/// A phase as the wire knows it.
+pub fn state(phase: steward::Phase) -> v1::WardState {
+    match phase {
+        steward::Phase::Stopped => v1::WardState::Stopped,
+        steward::Phase::Starting => v1::WardState::Starting,
+        steward::Phase::Running => v1::WardState::Running,
+        steward::Phase::Stopping => v1::WardState::Stopping,
+        steward::Phase::Backoff => v1::WardState::Backoff,
+        steward::Phase::Quarantined => v1::WardState::Quarantined,
+    }
+}
+
+/// A state as the steward knows it.
+pub fn phase(state: v1::WardState) -> steward::Phase {
+    match state {
+        v1::WardState::Starting => steward::Phase::Starting,
+        v1::WardState::Running => steward::Phase::Running,
+        v1::WardState::Stopping => steward::Phase::Stopping,
+        v1::WardState::Backoff => steward::Phase::Backoff,
+        v1::WardState::Quarantined => steward::Phase::Quarantined,
+        v1::WardState::Stopped | v1::WardState::Unknown | v1::WardState::Unspecified => {
+            steward::Phase::Stopped
+        }
+    }
+}
+
+/// A verdict as the wire knows it.
+pub fn verdict(verdict: steward::Verdict) -> v1::Verdict {
+    match verdict {
+        steward::Verdict::Healthy => v1::Verdict::Healthy,
+        steward::Verdict::Crashed => v1::Verdict::Crashed,
+        steward::Verdict::Stalled => v1::Verdict::Stalled,
+        steward::Verdict::RuntimeStalled => v1::Verdict::RuntimeStalled,
+        steward::Verdict::Unreachable => v1::Verdict::Unreachable,
+    }
+}
+
+/// What a node says of a ward when its session begins.
+pub fn ward_report(ward: &v1::Ward) -> steward::WardReport {
+    steward::WardReport {
+        spec: ward_spec(ward.spec.as_ref().unwrap_or(&v1::WardSpec::default())),
+        phase: phase(ward.state()),
+        incarnation: ward.incarnation,
+        held: ward.held,
+    }
+}
+
+/// What a change of a ward tells the steward; `None` for news that is only for show.
+pub fn ward_event(ward: steward::WardId, change: &v1::WardChange) -> Option<steward::Event> {
+    let incarnation = change.incarnation;
+    if let Some(exit) = &change.exit {
+        let kind = match exit.kind() {
+            v1::ExitKind::Done => steward::ExitKind::Done,
+            v1::ExitKind::Failed | v1::ExitKind::Unspecified => steward::ExitKind::Failed,
+            v1::ExitKind::Panicked => steward::ExitKind::Panicked,
+            v1::ExitKind::Stopped => steward::ExitKind::Stopped,
+            v1::ExitKind::Abandoned => steward::ExitKind::Abandoned,
+            v1::ExitKind::StartFailed => steward::ExitKind::StartFailed,
+        };
+        let cause = exit_cause(exit);
+        return Some(steward::Event::WardExited { ward, incarnation, kind, cause });
+    }
+    match change.state() {
+        v1::WardState::Running => Some(steward::Event::WardRunning { ward, incarnation }),
+        v1::WardState::Starting => Some(steward::Event::WardStarting { ward, incarnation }),
+        _ => None,
+    }
+}
+
+fn exit_cause(exit: &v1::Exit) -> steward::Cause {
+    let word = match exit.kind() {
+        v1::ExitKind::Done => "ended by itself",
+        v1::ExitKind::Stopped => "stopped",
+        v1::ExitKind::Abandoned => "did not stop and was left behind",
+        v1::ExitKind::Panicked | v1::ExitKind::Failed | v1::ExitKind::Unspecified => "failed",
+        v1::ExitKind::StartFailed => "could not start",
+    };
+    let error = exit.error.as_ref();
+    steward::Cause {
+        reason: error.map_or_else(|| word.to_owned(), |e| e.what.clone()),
+        error_id: error.map(|e| e.id.as_str().into()),
+        traceparent: (!exit.traceparent.is_empty()).then(|| exit.traceparent.as_str().into()),
+    }
+}
+
+/// The heartbeats of a report, with the wards' names. Columns of unequal length or slots out of
+/// range come from a hostile or broken peer: an error says which.
+///
+/// # Errors
+/// One line that says what does not fit.
+pub fn beats(report: &v1::Report, wards: &[Arc<str>]) -> Result<Vec<steward::Beat>, String> {
+    let n = report.slot.len();
+    let columns = [&report.pulses, &report.work_begun, &report.work_ended, &report.oldest_work_ms];
+    if columns.iter().any(|column| column.len() != n) || n > wards.len() {
+        return Err(format!("a report whose columns do not have the same length (slots: {n})"));
+    }
+    let mut slot = 0usize;
+    (0..n)
+        .map(|i| {
+            slot = slot.saturating_add(report.slot[i] as usize);
+            let ward =
+                wards.get(slot).ok_or_else(|| format!("a report about slot {slot}, which no ward has"))?;
+            Ok(steward::Beat {
+                ward: ward.clone(),
+                pulses: report.pulses[i],
+                work_begun: report.work_begun[i],
+                work_ended: report.work_ended[i],
+                oldest_work: report.oldest_work_ms[i]
+                    .checked_sub(1)
+                    .map(|ms| Duration::from_millis(ms.into())),
+            })
+        })
+        .collect()
+}

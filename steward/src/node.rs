@@ -1,0 +1,347 @@
+//! Nodes: their sessions, reports and silences, and the launching of their processes.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    backoff::Streak,
+    core::Steward,
+    detector::Detector,
+    types::{Action, Backoff, Beat, Cause, NodeName, Phase, Time, Verdict, WardId, What},
+    ward::seconds,
+};
+
+/// A node that said goodbye and stays away longer than this is unreachable after all.
+pub const GOODBYE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node without a launcher that has been away longer than this is forgotten.
+pub const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    pub(crate) boot: u128,
+    pub(crate) attached: bool,
+    /// When it said goodbye (patient).
+    pub(crate) left: Option<Time>,
+    /// Its process is known to have ended, and none has attached since.
+    pub(crate) exited: bool,
+    pub(crate) verdict: Verdict,
+    /// When it was last heard, real and patient.
+    pub(crate) heard: Option<Time>,
+    pub(crate) heard_patient: Time,
+    /// Its last report (patient): only what reports vouch for is judged.
+    pub(crate) reported: Time,
+    pub(crate) detector: Detector,
+    /// Place among the nodes, by first session.
+    pub(crate) rank: u64,
+    /// Its wards in start order.
+    pub(crate) order: Vec<WardId>,
+    pub(crate) launch: Option<Launch>,
+}
+
+/// How it stands with a node's process.
+#[derive(Debug, Default)]
+pub(crate) struct Launch {
+    due: Option<(Time, Cause)>,
+    /// When it was last launched (patient), if it has not attached since.
+    last: Option<Time>,
+    streak: Streak,
+    /// The launcher also ends the old process: that end is no news.
+    ends_old: bool,
+}
+
+impl Node {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.attached && self.verdict != Verdict::Unreachable
+    }
+
+    /// A session began.
+    pub(crate) fn begin(&mut self, boot: u128, now: Time, patient: Time) {
+        (self.boot, self.attached, self.left, self.exited) = (boot, true, None, false);
+        (self.heard, self.heard_patient, self.reported) = (Some(now), patient, patient);
+        self.detector.restarted();
+        if let Some(launch) = &mut self.launch {
+            (launch.due, launch.last, launch.ends_old) = (None, None, false);
+        }
+    }
+
+    /// Its silence would be news.
+    fn is_expected(&self) -> bool {
+        self.heard.is_some() && !self.exited && self.left.is_none() && self.verdict != Verdict::Unreachable
+    }
+}
+
+impl Steward {
+    pub(crate) fn detach(&mut self, name: &NodeName, goodbye: bool) {
+        let patient = self.patient();
+        let Some(node) = self.node_mut(name).filter(|node| node.attached) else { return };
+        node.attached = false;
+        node.left = goodbye.then_some(patient);
+        self.touch_wards_of(name);
+        self.note(Some(name), None, What::NodeLeft { goodbye }, Cause::default());
+    }
+
+    pub(crate) fn launchable(&mut self, name: &NodeName) {
+        let rank = self.next_rank;
+        let node = self.nodes.entry(name.clone()).or_insert_with(|| Node { rank, ..Node::default() });
+        node.launch.get_or_insert_default();
+        self.next_rank += 1;
+        self.touched_nodes.insert(name.clone());
+    }
+
+    pub(crate) fn process_exited(&mut self, name: &NodeName, cause: &Cause) {
+        let Some(node) = self.node_mut(name) else { return };
+        if node.launch.as_mut().is_some_and(|launch| std::mem::take(&mut launch.ends_old)) {
+            return;
+        }
+        node.exited = true;
+        self.judge_node(name, Verdict::Unreachable, cause.clone());
+        self.plan_launch(name, cause.clone());
+    }
+
+    pub(crate) fn report(&mut self, name: &NodeName, runtime_lag: Duration, beats: &[Beat]) {
+        let (patient, config) = (self.patient(), self.config);
+        let known = self.node_mut(name).filter(|node| node.attached && !node.exited);
+        let Some(node) = known else {
+            let cause = Cause { reason: "a report without a session".into(), ..Cause::default() };
+            return self.note(Some(name), None, What::StaleDropped, cause);
+        };
+        node.detector.arrived(patient, &config);
+        node.reported = patient;
+        let order = node.order.clone();
+        self.heard(name);
+        for id in &order {
+            let beat = beats.iter().find(|beat| beat.ward == id.ward);
+            self.beat(id, beat, patient);
+        }
+        let (verdict, reason) = if runtime_lag > config.runtime_stall {
+            let allowed = seconds(config.runtime_stall);
+            let lag = seconds(runtime_lag);
+            (Verdict::RuntimeStalled, format!("its runtime is overdue for {lag}, allowed {allowed}"))
+        } else {
+            (Verdict::Healthy, "its runtime runs".into())
+        };
+        self.judge_node(name, verdict, Cause { reason, ..Cause::default() });
+    }
+
+    /// What a report says of one ward: what is not listed has nothing in progress.
+    fn beat(&mut self, id: &WardId, beat: Option<&Beat>, patient: Time) {
+        let Some(ward) = self.wards.get_mut(id) else { return };
+        self.touched.insert(id.clone());
+        let work = &mut ward.work;
+        let Some(beat) = beat.filter(|_| ward.live) else {
+            (work.oldest, work.in_progress) = (None, 0);
+            return;
+        };
+        if beat.pulses > 0 || beat.work_begun > 0 || beat.work_ended > 0 {
+            work.pulsed = patient;
+        }
+        work.ended = work.ended.saturating_add(u64::from(beat.work_ended));
+        work.in_progress = work
+            .in_progress
+            .saturating_add(u64::from(beat.work_begun))
+            .saturating_sub(u64::from(beat.work_ended));
+        match beat.oldest_work {
+            None => (work.oldest, work.in_progress) = (None, 0),
+            Some(age) => {
+                // Work older than its incarnation was that of the one before.
+                let most = ward.began.map_or(Duration::MAX, |began| patient.saturating_sub(began));
+                work.oldest = Some((age.min(most), patient));
+                work.in_progress = work.in_progress.max(1);
+            }
+        }
+    }
+
+    /// Something of this node's session arrived.
+    pub(crate) fn heard(&mut self, name: &NodeName) {
+        let (now, patient) = (self.now, self.patient());
+        let Some(node) = self.node_mut(name).filter(|node| node.attached && !node.exited) else { return };
+        (node.heard, node.heard_patient) = (Some(now), patient);
+        if let Some(launch) = &mut node.launch {
+            (launch.due, launch.last) = (None, None);
+        }
+        if node.verdict == Verdict::Unreachable {
+            self.judge_node(
+                name,
+                Verdict::Healthy,
+                Cause { reason: "heard again".into(), ..Cause::default() },
+            );
+            self.stop_what_should_rest(name);
+        }
+        if self.doubled && !self.most_are_silent(patient) {
+            self.doubled = false;
+        }
+    }
+
+    /// Its group may have given up while it was not heard.
+    fn stop_what_should_rest(&mut self, name: &NodeName) {
+        let order = self.nodes.get(name).map(|node| node.order.clone()).unwrap_or_default();
+        for id in order.iter().filter(|id| self.is_up(id)).cloned().collect::<Vec<_>>() {
+            self.enforce(&id);
+        }
+    }
+
+    /// Changes the verdict on a node, if it is another one.
+    pub(crate) fn judge_node(&mut self, name: &NodeName, verdict: Verdict, cause: Cause) {
+        let Some(node) = self.node_mut(name).filter(|node| node.verdict != verdict) else { return };
+        node.verdict = verdict;
+        self.touch_wards_of(name);
+        self.note(Some(name), None, What::NodeVerdict(verdict), cause);
+    }
+
+    /// Its wards may be told something again, or no longer.
+    pub(crate) fn touch_wards_of(&mut self, name: &NodeName) {
+        let order = self.nodes.get(name).map(|node| node.order.clone()).unwrap_or_default();
+        for id in &order {
+            self.ward_mut(id);
+        }
+    }
+
+    pub(crate) fn wake_node(&mut self, name: &NodeName) {
+        let patient = self.patient();
+        let Some(node) = self.nodes.get(name) else { return };
+        if !node.attached && node.launch.is_none() && patient >= forget_at(node) {
+            return self.forget(name);
+        }
+        let away = node.left.is_some_and(|left| patient >= left.saturating_add(GOODBYE_PATIENCE));
+        if away && node.verdict != Verdict::Unreachable {
+            let reason = "it said goodbye and has not come back".into();
+            self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
+        } else if node.is_expected() && patient >= self.silence_ends(node) {
+            self.judge_silence(name, patient);
+        }
+        self.wake_launch(name, patient);
+    }
+
+    fn judge_silence(&mut self, name: &NodeName, patient: Time) {
+        if !self.doubled && self.most_are_silent(patient) {
+            self.doubled = true;
+            let reason = "most nodes fell silent together".into();
+            let patience = self.config.silence_floor;
+            self.note(None, None, What::DoubtsItself { patience }, Cause { reason, ..Cause::default() });
+            self.touched_nodes.extend(self.nodes.keys().cloned());
+            return;
+        }
+        let silence =
+            self.nodes.get(name).map_or(Duration::ZERO, |n| patient.saturating_sub(n.heard_patient));
+        let reason = format!("nothing heard for {}", seconds(silence));
+        self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
+    }
+
+    /// When (patient) the silence of an expected node is a verdict.
+    fn silence_ends(&self, node: &Node) -> Time {
+        let patience = node.detector.patience(&self.config, self.deviations);
+        node.heard_patient.saturating_add(patience.saturating_mul(1 + u32::from(self.doubled)))
+    }
+
+    /// Of three nodes or more, most have missed two reports, and have done so together.
+    fn most_are_silent(&self, patient: Time) -> bool {
+        let silent_since = patient.saturating_sub(self.config.pulse_interval.saturating_mul(2));
+        let expected = || self.nodes.values().filter(|node| node.is_expected());
+        let all = expected().count();
+        let silent = || expected().filter(|node| node.heard_patient <= silent_since);
+        let latest = silent().map(|node| node.heard_patient).max().unwrap_or_default();
+        let together = silent()
+            .filter(|node| latest.saturating_sub(node.heard_patient) <= self.config.silence_floor)
+            .count();
+        all >= 3 && together * 2 > all
+    }
+
+    fn plan_launch(&mut self, name: &NodeName, cause: Cause) {
+        let (now, seed) = (self.now, self.config.seed);
+        let Some(node) = self.node_mut(name) else { return };
+        let Some(launch) = node.launch.as_mut().filter(|launch| launch.due.is_none()) else { return };
+        let delay = launch.streak.next(&Backoff::default(), now, seed, name);
+        launch.due = Some((now.saturating_add(delay), cause.clone()));
+        self.note(Some(name), None, What::NodeLaunch { delay }, cause);
+    }
+
+    fn wake_launch(&mut self, name: &NodeName, patient: Time) {
+        let now = self.now;
+        let relaunch_after = self.config.relaunch_after;
+        let Some(node) = self.node_mut(name).filter(|node| node.verdict == Verdict::Unreachable) else {
+            return;
+        };
+        let (since, exited) = (node.heard_patient, node.exited);
+        let Some(launch) = &mut node.launch else { return };
+        if let Some((_, cause)) = launch.due.take_if(|(at, _)| *at <= now) {
+            launch.last = Some(patient);
+            launch.ends_old = !exited;
+            self.out.push(Action::Launch { node: name.clone(), cause });
+        } else if launch.due.is_none() {
+            let since = launch.last.unwrap_or(since);
+            if patient >= since.saturating_add(relaunch_after) {
+                let reason = format!("unreachable for {}", seconds(patient.saturating_sub(since)));
+                self.plan_launch(name, Cause { reason, ..Cause::default() });
+            }
+        }
+    }
+
+    pub(crate) fn node_wake(&self, name: &NodeName) -> Option<Time> {
+        let node = self.nodes.get(name)?;
+        if node.verdict == Verdict::Unreachable {
+            return match &node.launch {
+                Some(Launch { due: Some((at, _)), .. }) => Some(*at),
+                Some(launch) => {
+                    let since = launch.last.unwrap_or(node.heard_patient);
+                    Some(self.real(since.saturating_add(self.config.relaunch_after)))
+                }
+                None => (!node.attached).then(|| self.real(forget_at(node))),
+            };
+        }
+        match node.left {
+            Some(left) => Some(self.real(left.saturating_add(GOODBYE_PATIENCE))),
+            None => node.is_expected().then(|| self.real(self.silence_ends(node))),
+        }
+    }
+
+    fn forget(&mut self, name: &NodeName) {
+        let order = self.nodes.remove(name).map(|node| node.order).unwrap_or_default();
+        for id in &order {
+            self.remove_ward(id);
+        }
+        self.prune_groups();
+    }
+
+    /// Removes a ward and every trace of it.
+    pub(crate) fn remove_ward(&mut self, id: &WardId) {
+        self.cancel_pending(id);
+        self.touched.insert(id.clone());
+        let Some(ward) = self.wards.remove(id) else { return };
+        if let Some(group) = self.groups.get_mut(&ward.group) {
+            group.members.retain(|member| member != id);
+            group.drop_from_plan(id);
+        }
+        self.dirty.insert(ward.group);
+    }
+
+    pub(crate) fn prune_groups(&mut self) {
+        let dirty = &mut self.dirty;
+        self.groups.retain(|name: &Arc<str>, group| {
+            let keep = group.is_worth_keeping();
+            if !keep {
+                dirty.insert(name.clone());
+            }
+            keep
+        });
+    }
+
+    /// Wards that run here count as healthy again when their node is.
+    pub(crate) fn is_runtime_stalled(&self, id: &WardId) -> bool {
+        self.nodes.get(&id.node).is_some_and(|node| node.verdict == Verdict::RuntimeStalled)
+    }
+
+    /// The last (patient) time for which reports of this ward's node vouch.
+    pub(crate) fn vouched_until(&self, id: &WardId) -> Time {
+        let reported = self.nodes.get(&id.node).map_or(Time::ZERO, |node| node.reported);
+        reported.saturating_add(self.config.pulse_interval.saturating_mul(2))
+    }
+
+    /// Whether a ward is up as far as can be told now.
+    pub(crate) fn is_up(&self, id: &WardId) -> bool {
+        self.wards.get(id).is_some_and(|ward| matches!(ward.phase, Phase::Starting | Phase::Running))
+    }
+}
+
+fn forget_at(node: &Node) -> Time {
+    node.heard_patient.saturating_add(FORGET_AFTER)
+}

@@ -1,0 +1,35 @@
+//! What an operator stopped stays down, whoever is steward.
+
+use std::time::Duration;
+
+use wardkeep_steward::{
+    Action, Cause, Config, Event, ExitKind, Phase, Steward, WardId, WardReport, WardSpec,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn attached(phase: Phase, held: bool) -> Event {
+    let report = WardReport { spec: WardSpec::new("w"), phase, incarnation: 3, held };
+    Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![report], groups: vec![] }
+}
+
+#[test]
+fn a_node_is_told_to_hold_what_an_operator_stopped() {
+    let ward = WardId::new("n", "w");
+    let mut steward = Steward::new(Config::default());
+    steward.step(SECOND, attached(Phase::Running, false));
+    let asked = steward.step(2 * SECOND, Event::StopWard { ward: ward.clone(), cause: Cause::default() });
+    let hold = Action::Hold { ward: ward.clone(), incarnation: 3 };
+    assert!(asked.contains(&hold), "{asked:?}");
+    let exited = Event::WardExited { ward, incarnation: 3, kind: ExitKind::Stopped, cause: Cause::default() };
+    assert!(!steward.step(3 * SECOND, exited).iter().any(|a| matches!(a, Action::Start { .. })));
+}
+
+#[test]
+fn a_steward_without_memory_leaves_a_held_ward_down_and_starts_one_that_is_not() {
+    let starts = |held| {
+        let actions = Steward::new(Config::default()).step(SECOND, attached(Phase::Stopped, held));
+        actions.iter().filter(|a| matches!(a, Action::Start { .. })).count()
+    };
+    assert_eq!((starts(true), starts(false)), (0, 1));
+}

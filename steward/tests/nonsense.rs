@@ -1,0 +1,184 @@
+//! Events that no honest node would send, with times at the edge of what a clock can say.
+#![allow(missing_docs, clippy::expect_used)]
+
+use std::time::Duration;
+
+use proptest::{prelude::*, strategy::Strategy};
+use wardkeep_steward::*;
+
+fn span() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        Just(Duration::ZERO),
+        Just(Duration::MAX),
+        Just(Duration::from_secs(u64::MAX)),
+        (0..5_000_u64).prop_map(Duration::from_millis),
+    ]
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(&["a", "b", "", "a/"][..]).prop_map(String::from)
+}
+
+fn id() -> impl Strategy<Value = WardId> {
+    (name(), name()).prop_map(|(node, ward)| WardId::new(node, ward))
+}
+
+fn incarnation() -> impl Strategy<Value = u64> {
+    prop_oneof![0..4_u64, Just(u64::MAX)]
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    use Phase::{Backoff, Quarantined, Running, Starting, Stopped, Stopping};
+    prop::sample::select(&[Stopped, Starting, Running, Stopping, Backoff, Quarantined][..])
+}
+
+fn restart() -> impl Strategy<Value = Restart> {
+    prop::sample::select(&[Restart::Permanent, Restart::Transient, Restart::Temporary][..])
+}
+
+fn report() -> impl Strategy<Value = WardReport> {
+    let timeouts = [0, 1, 2].map(|_| prop::option::of(span()));
+    (name(), prop::option::of(name()), restart(), timeouts, span(), any::<bool>(), phase(), incarnation())
+        .prop_map(
+            |(
+                name,
+                group,
+                restart,
+                [stall_timeout, pulse_timeout, start_timeout],
+                grace,
+                manual_start,
+                phase,
+                incarnation,
+            )| {
+                let group = group.map(Into::into);
+                let name = name.into();
+                let spec = WardSpec {
+                    name,
+                    group,
+                    restart,
+                    stall_timeout,
+                    pulse_timeout,
+                    start_timeout,
+                    grace,
+                    manual_start,
+                };
+                WardReport { spec, phase, incarnation, held: false }
+            },
+        )
+}
+
+fn group() -> impl Strategy<Value = GroupSpec> {
+    use wardkeep_steward::Strategy::{OneForAll, OneForOne, RestForOne};
+    let strategy = prop::sample::select(&[OneForOne, OneForAll, RestForOne][..]);
+    let intensity = prop_oneof![0..3_u32, Just(u32::MAX)];
+    (name(), strategy, intensity, span(), span(), span(), span()).prop_map(
+        |(name, strategy, intensity, period, first, max, reset)| GroupSpec {
+            name: name.into(),
+            strategy,
+            intensity,
+            period,
+            backoff: Backoff { first, max, reset },
+        },
+    )
+}
+
+fn beat() -> impl Strategy<Value = Beat> {
+    (name(), any::<u32>(), any::<u32>(), any::<u32>(), prop::option::of(span())).prop_map(
+        |(ward, pulses, work_begun, work_ended, oldest_work)| Beat {
+            ward: ward.into(),
+            pulses,
+            work_begun,
+            work_ended,
+            oldest_work,
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    use ExitKind::{Abandoned, Done, Failed, Panicked, StartFailed, Stopped};
+    let kind = prop::sample::select(&[Done, Failed, Panicked, Stopped, Abandoned, StartFailed][..]);
+    let attach =
+        (name(), 0..3_u128, prop::collection::vec(report(), 0..5), prop::collection::vec(group(), 0..3))
+            .prop_map(|(node, boot, wards, groups)| Event::NodeAttached {
+                node: node.into(),
+                boot,
+                wards,
+                groups,
+            });
+    let of_node = (name(), 0..4_u8).prop_map(|(node, what)| match what {
+        0 => Event::NodeLaunchable { node: node.into() },
+        1 => Event::NodeProcessExited { node: node.into(), cause: Cause::default() },
+        goodbye => Event::NodeDetached { node: node.into(), goodbye: goodbye == 2 },
+    });
+    let reports = (name(), span(), prop::collection::vec(beat(), 0..4))
+        .prop_map(|(node, runtime_lag, beats)| Event::Report { node: node.into(), runtime_lag, beats });
+    let of_ward =
+        (id(), incarnation(), 0..3_u8, kind).prop_map(|(ward, incarnation, what, kind)| match what {
+            0 => Event::WardStarting { ward, incarnation },
+            1 => Event::WardRunning { ward, incarnation },
+            _ => Event::WardExited { ward, incarnation, kind, cause: Cause::default() },
+        });
+    let asked = (id(), 0..3_u8).prop_map(|(ward, what)| match what {
+        0 => Event::StartWard { ward, cause: Cause::default() },
+        1 => Event::StopWard { ward, cause: Cause::default() },
+        _ => Event::RestartWard { ward, cause: Cause::default() },
+    });
+    prop_oneof![3 => attach, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let phi = prop_oneof![Just(8.0), Just(f64::NAN), Just(f64::INFINITY), Just(-1.0)];
+    let burst = prop_oneof![0..3_u32, Just(u32::MAX)];
+    ([(); 8].map(|()| span()), phi, burst, any::<u64>()).prop_map(
+        |(spans, phi_threshold, restart_burst, seed)| {
+            let [
+                pulse_interval,
+                silence_floor,
+                silence_ceiling,
+                runtime_stall,
+                refill,
+                relaunch_after,
+                own_lateness,
+                _,
+            ] = spans;
+            Config {
+                pulse_interval,
+                silence_floor,
+                silence_ceiling,
+                phi_threshold,
+                runtime_stall,
+                restart_burst,
+                restart_refill: refill,
+                relaunch_after,
+                own_lateness,
+                seed,
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    #[test]
+    fn no_sequence_of_events_makes_the_steward_panic_or_spin(
+        config in config(), events in prop::collection::vec((span(), event()), 0..60),
+    ) {
+        let mut steward = Steward::new(config);
+        let mut now = Duration::from_secs(1);
+        for (pause, event) in events {
+            // The end of time comes only at the end of a story.
+            now = now.saturating_add(pause.min(Duration::from_secs(3_600)));
+            steward.step(now, event);
+            let wake = steward.next_wake();
+            prop_assert!(wake.is_none_or(|at| at > now));
+            let _ = (steward.wards(now).count(), steward.nodes().count(), steward.groups(now).count());
+        }
+        for _ in 0..200 {
+            let Some(at) = steward.next_wake().filter(|at| *at < now + Duration::from_secs(60)) else { break };
+            steward.step(at, Event::Tick);
+        }
+        steward.step(Duration::MAX, Event::Tick);
+        steward.step(Duration::MAX, Event::Tick);
+    }
+}

@@ -1,0 +1,384 @@
+//! What can be typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where `wardkeep` looks for a supervisor unless told otherwise.
+pub const DEFAULT_SUPERVISOR: &str = "http://127.0.0.1:7400";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 ok, 1 failed, 2 usage or refused, 3 not running (status), 4 not found,
+5 unreachable, 6 partly done, 7 denied, 124 timeout, 130 interrupted.";
+
+/// Supervises gRPC services and background work: heals what fails, races what is slow, tells what happened.
+#[derive(Debug, Parser)]
+#[command(name = "wardkeep", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// The supervisor's address [default: http://127.0.0.1:7400; for `serve node`: none]
+    #[arg(long, global = true, value_name = "URL", env = "WARDKEEP_SUPERVISOR", hide_env_values = true)]
+    pub supervisor: Option<String>,
+    /// How to show the result
+    #[arg(short = 'o', long = "output", global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// How long to wait for an answer or an effect (for example 500ms, 30s, 2m)
+    #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(d) if d.is_zero() => Err("must be longer than 0".into()),
+        // Far beyond any use, and still safe to add to a clock.
+        Ok(d) => Ok(d.min(Duration::from_secs(365 * 86_400))),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// How results look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For eyes, fits the terminal.
+    #[default]
+    Table,
+    /// For eyes, with more columns.
+    Wide,
+    /// One valid document.
+    Json,
+    /// One document per line.
+    Jsonl,
+    /// Names only, one per line.
+    Name,
+}
+
+impl Format {
+    /// Programs read the output, errors included.
+    pub fn is_json(self) -> bool {
+        matches!(self, Self::Json | Self::Jsonl)
+    }
+}
+
+/// How to log (to stderr).
+#[derive(Args, Clone, Debug)]
+pub struct LogArgs {
+    /// How log lines look
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "WARDKEEP_LOG_FORMAT"
+    )]
+    pub log_format: LogFormat,
+    /// Log more; twice: everything
+    #[arg(short = 'v', long = "verbose", global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Readable lines.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a daemon: a supervisor or a node
+    #[command(subcommand)]
+    Serve(Serve),
+    /// The whole picture on one screen
+    #[command(after_help = "Exits 0 if all is well, 1 if something is not, 3 if no supervisor answers.\n\n\
+        Examples:\n  wardkeep status\n  wardkeep status -o json | jq .problems")]
+    Status,
+    /// Look at nodes; restart, drain, undrain them
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Look at wards; start, stop, restart them
+    #[command(subcommand)]
+    Ward(WardCommand),
+    /// Look at groups of wards
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// What happened, oldest first
+    #[command(after_help = "Examples:\n  wardkeep events -n 20\n  wardkeep events -f -o jsonl")]
+    Events(EventsArgs),
+    /// Call any method of any service, known through server reflection
+    #[command(after_help = "Examples:\n  \
+        wardkeep call my.Search/Find '{\"query\": \"fn main\"}' -n 3\n  \
+        wardkeep call grpc.health.v1.Health/Check '{}' --address http://127.0.0.1:7500")]
+    Call(CallArgs),
+    /// Probe a server's health (for containers): exit 0 serving, 1 not serving, 5 unreachable
+    #[command(after_help = "Examples:\n  wardkeep health\n  \
+        wardkeep health --address http://127.0.0.1:7500 --timeout 2s")]
+    Health(HealthArgs),
+    /// Write a shell's completion script to stdout
+    #[command(after_help = "Example:\n  source <(wardkeep completions bash)")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// The daemons.
+#[derive(Debug, Subcommand)]
+pub enum Serve {
+    /// The supervisor: nodes attend it, it heals their wards and answers this command
+    #[command(after_help = "Example:\n  wardkeep serve supervisor --listen 127.0.0.1:7400")]
+    Supervisor(ServeSupervisor),
+    /// A node from a configuration file (process wards)
+    #[command(
+        after_help = "Example:\n  wardkeep serve node --config node.toml --supervisor http://127.0.0.1:7400"
+    )]
+    Node(ServeNode),
+}
+
+/// `serve supervisor`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeSupervisor {
+    /// A TOML file
+    #[arg(long, value_name = "FILE", env = "WARDKEEP_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN")]
+    pub listen: Option<String>,
+    /// Where history is kept
+    #[arg(long, value_name = "DIR", env = "WARDKEEP_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Allow plaintext on an address other machines can reach
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// `serve node`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeNode {
+    /// A TOML file
+    #[arg(long, value_name = "FILE", env = "WARDKEEP_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on [default: 127.0.0.1:7500]
+    #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN")]
+    pub listen: Option<String>,
+    /// The global `--supervisor`; `None`: the node is on its own. Filled in after parsing.
+    #[arg(skip)]
+    pub supervisor: Option<String>,
+    /// The node's name [default: the machine's]
+    #[arg(long, value_name = "NAME", env = "WARDKEEP_NAME")]
+    pub name: Option<String>,
+    /// Allow plaintext on an address other machines can reach
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// What every change has.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Change {
+    /// Why: kept in the history
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+    /// Do not wait for the effect
+    #[arg(long)]
+    pub detach: bool,
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+}
+
+/// How long a drain may take.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DrainLimit {
+    /// How long work in progress may take to finish [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
+}
+
+/// `node ...`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// All nodes
+    Ls,
+    /// All about one node and its wards
+    Show {
+        /// Its name, or a prefix only it has
+        node: String,
+    },
+    /// Drain nodes and re-execute them in place (same PID), one after the other
+    #[command(after_help = "Stops at the first failure.\n\nExamples:\n  wardkeep node restart trigram\n  \
+        wardkeep node restart scan trigram sqlite -y --reason 'new build'")]
+    Restart {
+        /// Their names, or prefixes only they have
+        #[arg(required = true)]
+        nodes: Vec<String>,
+        /// What every change has.
+        #[command(flatten)]
+        change: Change,
+        /// How long a drain may take.
+        #[command(flatten)]
+        drain: DrainLimit,
+    },
+    /// Take a node out of service, letting work in progress finish
+    Drain {
+        /// Its name, or a prefix only it has
+        node: String,
+        /// What every change has.
+        #[command(flatten)]
+        change: Change,
+        /// How long a drain may take.
+        #[command(flatten)]
+        drain: DrainLimit,
+    },
+    /// Take a node back into service
+    Undrain {
+        /// Its name, or a prefix only it has
+        node: String,
+        /// What every change has.
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// `ward ...`.
+#[derive(Debug, Subcommand)]
+pub enum WardCommand {
+    /// All wards
+    Ls,
+    /// All about one ward
+    Show {
+        /// NODE/WARD, or WARD where only one node has it; prefixes will do
+        ward: String,
+    },
+    /// Start a ward that is stopped or quarantined
+    Start(WardTarget),
+    /// Stop a ward; it stays stopped
+    Stop(WardTarget),
+    /// Stop a ward and start it anew
+    #[command(after_help = "Example:\n  wardkeep ward restart trigram/search --reason 'clear its cache'")]
+    Restart(WardTarget),
+}
+
+/// The ward to change.
+#[derive(Args, Debug)]
+pub struct WardTarget {
+    /// NODE/WARD, or WARD where only one node has it; prefixes will do
+    pub ward: String,
+    /// What every change has.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// `group ...`.
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// All groups
+    Ls,
+    /// All about one group
+    Show {
+        /// Its name, or a prefix only it has
+        group: String,
+    },
+}
+
+/// `events`.
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// Go on with those to come, until Ctrl-C
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// At most so many of those already there, the newest
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+}
+
+/// `call`.
+#[derive(Args, Debug)]
+pub struct CallArgs {
+    /// What to call, for example `my.package.Search/Find`
+    #[arg(value_name = "SERVICE/METHOD")]
+    pub method: String,
+    /// The request
+    #[arg(default_value = "{}")]
+    pub json: String,
+    /// Send to so many nodes at once; the first good answer wins
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub copies: Option<u32>,
+    /// How to choose nodes [default: single; with -n: all]
+    #[arg(long, value_enum)]
+    pub policy: Option<PolicyArg>,
+    /// Call this server itself, without a supervisor
+    #[arg(long, value_name = "URL")]
+    pub address: Option<String>,
+    /// I know that the method may be repeated, though it does not say so
+    #[arg(long)]
+    pub idempotent: bool,
+}
+
+/// How `call` chooses nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyArg {
+    /// One node; another only if that one cannot be reached.
+    Single,
+    /// Several at once: `-n` of them, by default 2.
+    All,
+}
+
+/// `health`.
+#[derive(Args, Debug)]
+pub struct HealthArgs {
+    /// The server to probe [default: the supervisor]
+    #[arg(long, value_name = "URL")]
+    pub address: Option<String>,
+    /// One of its services [default: the server as a whole]
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub service: String,
+}
+
+impl Cli {
+    /// Carries global options to where a command expects them.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if let Command::Serve(Serve::Node(node)) = &mut self.command {
+            node.supervisor = self.global.supervisor.clone();
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_has_no_supervisor_unless_one_is_named() {
+        let parse = |line: &str| match Cli::parse_from(line.split(' ')).settled().command {
+            Command::Serve(Serve::Node(node)) => node.supervisor,
+            _ => None,
+        };
+        assert_eq!(parse("wardkeep serve node --name n"), std::env::var("WARDKEEP_SUPERVISOR").ok());
+        assert_eq!(parse("wardkeep serve node --supervisor http://h:1"), Some("http://h:1".into()));
+    }
+}

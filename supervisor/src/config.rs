@@ -1,0 +1,299 @@
+//! The files `wardkeep serve` reads. What is wrong with one is said in one line: file, line, and
+//! the nearest key that exists.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward};
+
+use crate::daemon::Launch;
+
+/// `wardkeep serve supervisor --config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupervisorFile {
+    /// `host:port`.
+    pub listen: Option<String>,
+    /// Where it keeps what must survive it.
+    pub data_dir: Option<PathBuf>,
+    /// Accepts plaintext on an address other machines can reach.
+    pub insecure: bool,
+    /// How often nodes report.
+    #[serde(deserialize_with = "duration")]
+    pub pulse_interval: Option<Duration>,
+    /// Silence that is always a verdict.
+    #[serde(deserialize_with = "duration")]
+    pub silence_ceiling: Option<Duration>,
+    /// Silence after which an unreachable node is launched anew.
+    #[serde(deserialize_with = "duration")]
+    pub relaunch_after: Option<Duration>,
+    /// Nodes take over their own wards after so long without a session.
+    #[serde(deserialize_with = "duration")]
+    pub mandate_grace: Option<Duration>,
+    /// Groups.
+    pub group: Vec<GroupEntry>,
+    /// Nodes to launch.
+    pub node: Vec<LaunchEntry>,
+}
+
+/// `wardkeep serve node --config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeFile {
+    /// Its name.
+    pub name: Option<String>,
+    /// `host:port`.
+    pub listen: Option<String>,
+    /// `http://host:port`.
+    pub supervisor: Option<String>,
+    /// Where clients reach it, if not where it listens.
+    pub advertise: Option<String>,
+    /// Accepts plaintext on an address other machines can reach.
+    pub insecure: bool,
+    /// The machine it counts as.
+    pub machine: Option<String>,
+    /// The zone it counts as.
+    pub zone: Option<String>,
+    /// Free-form labels.
+    pub labels: BTreeMap<String, String>,
+    /// Groups.
+    pub group: Vec<GroupEntry>,
+    /// Process wards.
+    pub ward: Vec<WardEntry>,
+}
+
+/// `[[group]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupEntry {
+    name: String,
+    #[serde(default)]
+    strategy: StrategyWord,
+    intensity: Option<u32>,
+    #[serde(default, deserialize_with = "duration")]
+    period: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    backoff_first: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    backoff_max: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    backoff_reset: Option<Duration>,
+}
+
+/// `[[node]]` of a supervisor.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchEntry {
+    name: String,
+    /// Program and arguments.
+    launch: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+}
+
+/// `[[ward]]` of a node.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WardEntry {
+    name: String,
+    /// Program and arguments.
+    command: Vec<String>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    dir: Option<PathBuf>,
+    /// Speaks sd_notify: ready when it says so.
+    #[serde(default)]
+    notify: bool,
+    group: Option<String>,
+    #[serde(default)]
+    restart: RestartWord,
+    #[serde(default, deserialize_with = "duration")]
+    pulse_timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    start_timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    grace: Option<Duration>,
+    #[serde(default)]
+    manual_start: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StrategyWord {
+    #[default]
+    OneForOne,
+    OneForAll,
+    RestForOne,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RestartWord {
+    #[default]
+    Permanent,
+    Transient,
+    Temporary,
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map(Some).map_err(|e| {
+        serde::de::Error::custom(format!("{text:?} is not a duration such as \"500ms\" or \"2s\" ({e})"))
+    })
+}
+
+impl GroupEntry {
+    /// The group's spec; what the file leaves open gets the default.
+    pub fn spec(&self) -> GroupSpec {
+        let default = GroupSpec::new(self.name.as_str());
+        GroupSpec {
+            strategy: match self.strategy {
+                StrategyWord::OneForOne => Strategy::OneForOne,
+                StrategyWord::OneForAll => Strategy::OneForAll,
+                StrategyWord::RestForOne => Strategy::RestForOne,
+            },
+            intensity: self.intensity.unwrap_or(default.intensity),
+            period: self.period.unwrap_or(default.period),
+            backoff: Backoff {
+                first: self.backoff_first.unwrap_or(default.backoff.first),
+                max: self.backoff_max.unwrap_or(default.backoff.max),
+                reset: self.backoff_reset.unwrap_or(default.backoff.reset),
+            },
+            ..default
+        }
+    }
+}
+
+impl LaunchEntry {
+    /// What the launcher is told.
+    ///
+    /// # Errors
+    /// One line if there is no program.
+    pub fn launch(&self) -> Result<Launch, String> {
+        let Some((program, args)) = self.launch.split_first() else {
+            return Err(format!("node {}: launch names no program", self.name));
+        };
+        Ok(Launch {
+            node: self.name.clone(),
+            program: program.into(),
+            args: args.iter().map(Into::into).collect(),
+            env: self.env.clone(),
+        })
+    }
+}
+
+impl WardEntry {
+    /// The ward.
+    ///
+    /// # Errors
+    /// One line if there is no program.
+    pub fn ward(&self) -> Result<Ward, String> {
+        let Some((path, args)) = self.command.split_first() else {
+            return Err(format!("ward {}: command names no program", self.name));
+        };
+        let mut program = Program::new(path).args(args);
+        for (key, value) in &self.env {
+            program = program.env(key, value);
+        }
+        if let Some(dir) = &self.dir {
+            program = program.dir(dir);
+        }
+        if self.notify {
+            program = program.notifies();
+        }
+        let mut ward = Ward::process(self.name.as_str(), program).restart(match self.restart {
+            RestartWord::Permanent => Restart::Permanent,
+            RestartWord::Transient => Restart::Transient,
+            RestartWord::Temporary => Restart::Temporary,
+        });
+        if let Some(group) = &self.group {
+            ward = ward.group(group.as_str());
+        }
+        if let Some(timeout) = self.pulse_timeout {
+            ward = ward.pulse_timeout(timeout);
+        }
+        if let Some(timeout) = self.start_timeout {
+            ward = ward.start_timeout(timeout);
+        }
+        if let Some(grace) = self.grace {
+            ward = ward.grace(grace);
+        }
+        Ok(if self.manual_start { ward.manual_start() } else { ward })
+    }
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// One line: the file, the line, what is wrong, and the nearest key that exists.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    toml::from_str(&text).map_err(|e| format!("{}:{}", path.display(), explain(&text, &e)))
+}
+
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+    let message = error.message().trim().replace('\n', " ");
+    let nearest = nearest_key(&message).map(|key| format!("; did you mean `{key}`?")).unwrap_or_default();
+    let message = if nearest.is_empty() {
+        message
+    } else {
+        message.split(", expected").next().unwrap_or(&message).to_owned()
+    };
+    format!("{line}: {message}{nearest}")
+}
+
+/// serde says "unknown field `a`, expected one of `b`, `c`".
+fn nearest_key(message: &str) -> Option<&str> {
+    let mut quoted = message.strip_prefix("unknown ")?.split('`').skip(1).step_by(2);
+    let wrong = quoted.next()?;
+    quoted
+        .map(|key| (strsim::damerau_levenshtein(wrong, key), key))
+        .min()
+        .filter(|(distance, key)| *distance <= 1 + key.len() / 3)
+        .map(|(_, key)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        let error = read::<NodeFile>(file.path()).unwrap_err();
+        error.replace(&file.path().display().to_string(), "f.toml")
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_key() {
+        assert_eq!(
+            error("name = \"a\"\nlisten_on = \"x\"\n"),
+            "f.toml:2: unknown field `listen_on`; did you mean `listen`?"
+        );
+        let error = error("[[ward]]\nname = \"a\"\ncommand = [\"x\"]\nrestrat = \"permanent\"\n");
+        assert_eq!(error, "f.toml:4: unknown field `restrat`; did you mean `restart`?");
+    }
+
+    #[test]
+    fn a_bad_duration_and_a_bad_word_say_what_would_be_right() {
+        let bad = error("[[ward]]\nname = \"a\"\ncommand = [\"x\"]\ngrace = \"soon\"\n");
+        assert!(bad.starts_with("f.toml:4: \"soon\" is not a duration such as"), "{bad}");
+        let word = error("[[group]]\nname = \"g\"\nstrategy = \"one_for_al\"\n");
+        assert_eq!(word, "f.toml:3: unknown variant `one_for_al`; did you mean `one_for_all`?");
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let text = "name = \"n\"\n[labels]\npath = \"x\"\n[[group]]\nname = \"g\"\nintensity = 3\nperiod = \"10s\"\n\
+            [[ward]]\nname = \"w\"\ncommand = [\"sleep\", \"1\"]\ngroup = \"g\"\nrestart = \"transient\"\n";
+        let file: NodeFile = toml::from_str(text).unwrap();
+        assert_eq!(file.group[0].spec().intensity, 3);
+        assert_eq!(file.ward[0].ward().unwrap().name(), "w");
+    }
+}

@@ -1,0 +1,79 @@
+//! The authority number of this supervisor's steward: higher than that of any before it.
+//!
+//! It is the time of its start in milliseconds, or one more than the last one kept in the data
+//! directory, whichever is higher: a clock that was set back does not take authority away.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
+
+use chrono::Utc;
+use wardkeep_proto::Error;
+
+use super::SupervisorError;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Epoch {
+    pub(super) number: u64,
+    /// There was a supervisor before, on the same data.
+    pub(super) continues: bool,
+}
+
+/// Fixes the epoch of this run, and keeps it if there is where.
+pub(super) fn next(data_dir: Option<&Path>) -> Result<Epoch, Error> {
+    let now = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
+    let Some(dir) = data_dir else { return Ok(Epoch { number: now, continues: false }) };
+    let file = dir.join("epoch");
+    let cannot = |source| SupervisorError::DataDir { path: file.clone(), source };
+    fs::create_dir_all(dir).map_err(cannot)?;
+    let last = match fs::read_to_string(&file) {
+        Ok(text) => Some(text.trim().parse::<u64>().map_err(|e| {
+            cannot(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{e}; remove the file if it is damaged"),
+            ))
+        })?),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        Err(e) => return Err(cannot(e).into()),
+    };
+    let number = last.map_or(now, |last| now.max(last.saturating_add(1)));
+    replace(dir, &file, number).map_err(cannot)?;
+    Ok(Epoch { number, continues: last.is_some() })
+}
+
+/// Never half a number: written beside, synced, renamed.
+fn replace(dir: &Path, file: &Path, number: u64) -> io::Result<()> {
+    let beside = dir.join("epoch.new");
+    let mut out = fs::File::create(&beside)?;
+    writeln!(out, "{number}")?;
+    out.sync_all()?;
+    fs::rename(&beside, file)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_grows_even_if_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = next(Some(dir.path())).unwrap();
+        assert!(!first.continues);
+        let ahead = first.number + 1_000_000_000;
+        fs::write(dir.path().join("epoch"), ahead.to_string()).unwrap();
+        let second = next(Some(dir.path())).unwrap();
+        assert_eq!(second.number, ahead + 1);
+        assert!(second.continues);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("epoch"), "x").unwrap();
+        let error = next(Some(dir.path())).unwrap_err();
+        assert!(error.what().contains("epoch"), "{error}");
+    }
+}

@@ -1,0 +1,128 @@
+//! The failures a supervisor knows, as kinds of the well-formed error.
+
+use std::{path::PathBuf, time::Duration};
+
+use wardkeep_proto::{Kind, error::Code};
+
+/// What goes wrong in and around a supervisor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SupervisorError {
+    /// A listener could not be opened.
+    #[error("cannot listen on {address}")]
+    CannotListen {
+        /// The address asked for.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use {path}: {source}")]
+    DataDir {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No such node.
+    #[error("no node is named {0}")]
+    NoSuchNode(String),
+    /// No such ward.
+    #[error("node {node} has no ward named {ward}")]
+    NoSuchWard {
+        /// The node.
+        node: String,
+        /// The ward.
+        ward: String,
+    },
+    /// The node has no session.
+    #[error("node {0} does not attend this supervisor now, so it cannot be told anything")]
+    NotAttending(String),
+    /// Another process attends under the same name.
+    #[error(
+        "another node named {name} (PID {pid}, boot {boot}) attends already; give this one a name of its own"
+    )]
+    NameTaken {
+        /// The name both claim.
+        name: String,
+        /// PID of the one that attends.
+        pid: u32,
+        /// Boot ID of the one that attends.
+        boot: String,
+    },
+    /// A peer does not keep to the protocol.
+    #[error("the node does not keep to the protocol: {0}")]
+    Protocol(String),
+    /// What was asked for has not happened in time.
+    #[error("{what} was asked for, but has not been seen within {waited:?}")]
+    NotSeen {
+        /// What was asked for.
+        what: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// What was asked for has failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The supervisor ends.
+    #[error("the supervisor is shutting down")]
+    ShuttingDown,
+}
+
+impl Kind for SupervisorError {
+    fn domain(&self) -> &'static str {
+        "wardkeep.supervisor"
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::CannotListen { .. } => "CANNOT_LISTEN",
+            Self::DataDir { .. } => "DATA_DIR",
+            Self::NoSuchNode(_) => "NO_SUCH_NODE",
+            Self::NoSuchWard { .. } => "NO_SUCH_WARD",
+            Self::NotAttending(_) => "NOT_ATTENDING",
+            Self::NameTaken { .. } => "NAME_TAKEN",
+            Self::Protocol(_) => "PROTOCOL",
+            Self::NotSeen { .. } => "NOT_SEEN",
+            Self::Failed(_) => "FAILED",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::NoSuchNode(_) | Self::NoSuchWard { .. } => Code::NotFound,
+            Self::NotAttending(_) => Code::FailedPrecondition,
+            Self::NameTaken { .. } => Code::AlreadyExists,
+            Self::Protocol(_) => Code::InvalidArgument,
+            Self::NotSeen { .. } => Code::DeadlineExceeded,
+            Self::Failed(_) => Code::Aborted,
+            Self::CannotListen { .. } | Self::DataDir { .. } | Self::ShuttingDown => Code::Unavailable,
+        }
+    }
+
+    fn user_message(&self) -> String {
+        match self {
+            Self::NoSuchNode(_) | Self::NoSuchWard { .. } => "That does not exist.",
+            Self::NotAttending(_) => "That node cannot be reached at the moment.",
+            Self::NameTaken { .. } => "That name is taken.",
+            Self::Protocol(_) => "The request is not valid.",
+            Self::NotSeen { .. } => "It was asked for, but has not happened yet.",
+            Self::Failed(_) => "It was tried, and failed.",
+            Self::ShuttingDown => "The supervisor is restarting. Please try again in a moment.",
+            Self::CannotListen { .. } | Self::DataDir { .. } => {
+                "The service could not be set up. Please tell its operators."
+            }
+        }
+        .to_owned()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ShuttingDown | Self::NotAttending(_) => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}

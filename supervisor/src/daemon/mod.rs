@@ -1,0 +1,225 @@
+//! The supervisor: a steward over wards on remote nodes, a directory for clients, and an API for
+//! operators.
+//!
+//! One task, the `fleet`, owns everything that is known and decided. Sessions of nodes (`attend`),
+//! the `operator` API and the `launcher` send it messages; what it publishes are immutable pictures
+//! ([`wardkeep_proto::v1::Fleet`], the directory's view) and a log of events.
+
+mod attend;
+mod directory;
+mod epoch;
+mod error;
+mod event_log;
+mod fleet;
+mod launcher;
+mod operator;
+mod record;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use wardkeep_node::{
+    Services,
+    server::{self, Limits},
+};
+use wardkeep_proto::{
+    Error,
+    v1::{
+        self, directory_server::DirectoryServer, operator_server::OperatorServer,
+        stewardship_server::StewardshipServer,
+    },
+};
+use wardkeep_steward::{Config, GroupSpec};
+
+pub use error::SupervisorError;
+pub use launcher::Launch;
+
+use fleet::{Fleet, Msg};
+
+/// Messages that may wait for the fleet. When it is full, sessions wait, and with them their nodes'
+/// streams: heartbeats are late rather than lost.
+const INBOX: usize = 4_096;
+
+/// Describes a supervisor. See [`Supervisor::builder`].
+#[derive(Debug)]
+#[must_use = "a supervisor does nothing until it is bound and run"]
+pub struct SupervisorBuilder {
+    steward: Config,
+    mandate_grace: Duration,
+    groups: Vec<GroupSpec>,
+    launches: Vec<Launch>,
+    data_dir: Option<PathBuf>,
+    limits: Limits,
+    insecure: bool,
+}
+
+impl SupervisorBuilder {
+    /// How the steward judges and heals.
+    pub fn steward(mut self, config: Config) -> Self {
+        self.steward = config;
+        self
+    }
+
+    /// Nodes take over their own wards after so long without a session.
+    pub fn mandate_grace(mut self, grace: Duration) -> Self {
+        self.mandate_grace = grace;
+        self
+    }
+
+    /// Declares a group; it wins over what nodes declare under the same name.
+    pub fn group(mut self, group: GroupSpec) -> Self {
+        self.groups.push(group);
+        self
+    }
+
+    /// Starts a node as a child process, and again whenever it ends.
+    pub fn launch(mut self, launch: Launch) -> Self {
+        self.launches.push(launch);
+        self
+    }
+
+    /// Where it keeps what must survive it.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(dir.into());
+        self
+    }
+
+    /// What peers are allowed.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Accepts that a listener on a non-loopback address has no encryption.
+    pub fn insecure(mut self) -> Self {
+        self.insecure = true;
+        self
+    }
+
+    /// Opens the listener and fixes the epoch.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on, a data directory that cannot be written.
+    pub async fn bind(self, address: &str) -> Result<Supervisor, Error> {
+        let listener = wardkeep_node::open(address, self.insecure).await?;
+        let cannot = |source| SupervisorError::CannotListen { address: address.to_owned(), source };
+        listener.set_nonblocking(true).map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let listener = TcpListener::from_std(listener).map_err(cannot)?;
+        let epoch = epoch::next(self.data_dir.as_deref())?;
+        Ok(Supervisor { builder: self, listener, address, epoch })
+    }
+}
+
+/// A supervisor that listens and is ready to run.
+#[must_use = "a supervisor does nothing until it runs"]
+pub struct Supervisor {
+    builder: SupervisorBuilder,
+    listener: TcpListener,
+    address: SocketAddr,
+    epoch: epoch::Epoch,
+}
+
+impl Supervisor {
+    /// Begins the description of a supervisor.
+    pub fn builder() -> SupervisorBuilder {
+        SupervisorBuilder {
+            steward: Config::default(),
+            mandate_grace: Duration::from_secs(2),
+            groups: Vec::new(),
+            launches: Vec::new(),
+            data_dir: None,
+            limits: Limits::default(),
+            insecure: false,
+        }
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until `shutdown` completes; then nodes it launched are stopped, the others go on alone.
+    ///
+    /// # Errors
+    /// If its services cannot be put together.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { builder, listener, address, epoch } = self;
+        tracing::info!(%address, epoch = epoch.number, "supervisor up");
+        let (to_fleet, inbox) = mpsc::channel(INBOX);
+        let (orders, launch_orders) = mpsc::channel(64);
+        let picture = watch::Sender::new(Arc::new(v1::Fleet::default()));
+        let view = watch::Sender::new(Arc::new(v1::DirectoryView::default()));
+        let service = services(&to_fleet, &picture, &view)?;
+
+        let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let names = builder.launches.iter().map(|launch| launch.node.clone()).collect();
+        let log_dir = builder.data_dir.clone();
+        let wait = epoch.continues.then_some(builder.mandate_grace + Duration::from_secs(2));
+        tasks.spawn(launcher::run(
+            builder.launches,
+            log_dir,
+            wait,
+            launch_orders,
+            to_fleet.clone(),
+            picture.subscribe(),
+            stop_launcher.clone(),
+        ));
+        let settings = fleet::Settings {
+            epoch: epoch.number,
+            steward: builder.steward,
+            mandate_grace: builder.mandate_grace,
+            groups: builder.groups,
+            launchable: names,
+        };
+        let fleet = Fleet::new(settings, picture, view, orders);
+        tasks.spawn(fleet.run(inbox));
+        let mut serving = JoinSet::new();
+        let stop = stop_server.clone();
+        let limits = builder.limits;
+        serving.spawn(async move { drop(server::serve(listener, service, limits, stop).await) });
+
+        shutdown.await;
+        tracing::info!("supervisor ends");
+        stop_launcher.cancel();
+        let _ = to_fleet.send(Msg::Shutdown).await;
+        stop_server.cancel();
+        drop(to_fleet);
+        while serving.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+}
+
+fn services(
+    to_fleet: &mpsc::Sender<Msg>,
+    picture: &watch::Sender<Arc<v1::Fleet>>,
+    view: &watch::Sender<Arc<v1::DirectoryView>>,
+) -> Result<
+    impl tower::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<tonic::body::Body>,
+        Error = std::convert::Infallible,
+        Future: Send + 'static,
+    >
+    + Clone
+    + Send
+    + 'static
+    + use<>,
+    Error,
+> {
+    let (_, health) = tonic_health::server::health_reporter();
+    let services = Services::new()
+        .add(health)
+        .add(StewardshipServer::new(attend::Attend::new(to_fleet.clone())))
+        .add(DirectoryServer::new(directory::Watch::new(view.subscribe())))
+        .add(OperatorServer::new(operator::Api::new(to_fleet.clone(), picture.subscribe())))
+        .reflecting(&[wardkeep_proto::FILE_DESCRIPTOR_SET])?;
+    Ok(services.into_service("supervisor"))
+}

@@ -1,0 +1,174 @@
+//! What the supervisor remembers of a node beside what its steward knows, and the pictures made of
+//! both.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
+use tonic::Status;
+use wardkeep_node::wire;
+use wardkeep_proto::{duration, timestamp, v1};
+use wardkeep_steward::{NodeView, Phase, Steward, Time, Verdict, WardView};
+
+use super::fleet::SessionId;
+
+/// One node, present or past.
+pub(super) struct NodeRecord {
+    pub(super) info: v1::NodeInfo,
+    pub(super) session: Option<Session>,
+    /// In slot order.
+    pub(super) wards: Vec<v1::Ward>,
+    pub(super) names: Vec<Arc<str>>,
+    pub(super) draining: bool,
+    pub(super) leaked_threads: u32,
+    pub(super) last_report_at: Option<DateTime<Utc>>,
+    /// It said that it restarts.
+    pub(super) restarting: bool,
+}
+
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) down: mpsc::Sender<Result<v1::StewardMessage, Status>>,
+    pub(super) next_command: u64,
+}
+
+impl NodeRecord {
+    pub(super) fn new(hello: &v1::Hello, session: Session, peer: Option<IpAddr>) -> Self {
+        let mut info = hello.node.clone().unwrap_or_default();
+        info.uri = reachable_at(&info.uri, peer);
+        let name = |ward: &v1::Ward| -> Arc<str> {
+            ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into()
+        };
+        Self {
+            names: hello.wards.iter().map(name).collect(),
+            wards: hello.wards.clone(),
+            info,
+            session: Some(session),
+            draining: hello.draining,
+            leaked_threads: 0,
+            last_report_at: None,
+            restarting: false,
+        }
+    }
+
+    pub(super) fn slot(&self, ward: &str) -> Option<u32> {
+        self.names.iter().position(|name| **name == *ward).and_then(|slot| u32::try_from(slot).ok())
+    }
+
+    /// Takes over a change that the node told.
+    pub(super) fn apply(&mut self, change: &v1::WardChange) {
+        let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
+        ward.status.clone_from(&change.status);
+        if change.state() == v1::WardState::Starting {
+            ward.started_at = change.at;
+        }
+        if let Some(error) = change.exit.as_ref().and_then(|exit| exit.error.as_ref()) {
+            ward.last_error_id.clone_from(&error.id);
+        }
+    }
+}
+
+/// "Any address" means: the one the node's session comes from.
+fn reachable_at(uri: &str, peer: Option<IpAddr>) -> String {
+    let (Ok(parsed), Some(peer)) = (uri.parse::<http::Uri>(), peer) else { return uri.to_owned() };
+    let host = parsed.host().unwrap_or_default();
+    if !matches!(host, "0.0.0.0" | "[::]" | "::") {
+        return uri.to_owned();
+    }
+    let port = parsed.port_u16().unwrap_or(80);
+    format!("{}://{}", parsed.scheme_str().unwrap_or("http"), std::net::SocketAddr::new(peer, port))
+}
+
+/// Everything that is known, as one picture.
+pub(super) fn fleet(
+    supervisor: v1::Supervisor,
+    nodes: &BTreeMap<Arc<str>, NodeRecord>,
+    launchable: &[String],
+    steward: &Steward,
+    now: Time,
+) -> v1::Fleet {
+    let node_views: BTreeMap<_, _> = steward.nodes().map(|view| (view.name.clone(), view)).collect();
+    let mut wards = Vec::new();
+    for view in steward.wards(now) {
+        let Some(record) = nodes.get(&view.id.node) else { continue };
+        let known = record.slot(&view.id.ward).and_then(|slot| record.wards.get(slot as usize));
+        let unreachable =
+            node_views.get(&view.id.node).is_none_or(|node| node.verdict == Verdict::Unreachable);
+        wards.push(ward(&view, known, unreachable));
+    }
+    v1::Fleet {
+        at: Some(timestamp(Utc::now())),
+        supervisor: Some(supervisor),
+        nodes: nodes
+            .iter()
+            .map(|(name, record)| {
+                node(record, node_views.get(name), launchable.iter().any(|n| **n == **name))
+            })
+            .collect(),
+        wards,
+        groups: groups(steward, now),
+    }
+}
+
+fn node(record: &NodeRecord, view: Option<&NodeView<'_>>, launchable: bool) -> v1::Node {
+    v1::Node {
+        info: Some(record.info.clone()),
+        verdict: view.map_or(v1::Verdict::Unspecified, |view| wire::verdict(view.verdict)).into(),
+        attending: record.session.is_some(),
+        draining: record.draining,
+        last_report_at: record.last_report_at.map(timestamp),
+        leaked_threads: record.leaked_threads,
+        launcher: if launchable { "process".to_owned() } else { String::new() },
+    }
+}
+
+fn ward(view: &WardView<'_>, known: Option<&v1::Ward>, unreachable: bool) -> v1::Ward {
+    let state = if unreachable && matches!(view.phase, Phase::Running | Phase::Starting | Phase::Stopping) {
+        v1::WardState::Unknown
+    } else {
+        wire::state(view.phase)
+    };
+    let mut ward = known.cloned().unwrap_or_default();
+    ward.node = view.id.node.to_string();
+    ward.state = state.into();
+    ward.verdict = if unreachable { v1::Verdict::Unreachable } else { wire::verdict(view.verdict) }.into();
+    ward.incarnation = view.incarnation;
+    ward.restarts = view.restarts;
+    if let Some(id) = view.last_error_id {
+        ward.last_error_id = id.to_string();
+    }
+    ward.work_in_progress = view.in_progress;
+    ward.work_done = view.work_ended;
+    ward.oldest_work = view.oldest_work.map(duration);
+    ward
+}
+
+fn groups(steward: &Steward, now: Time) -> Vec<v1::Group> {
+    steward
+        .groups(now)
+        .into_iter()
+        .map(|view| v1::Group {
+            spec: Some(wire::group_spec_message(view.spec)),
+            members: view.members.iter().map(ToString::to_string).collect(),
+            recent_restarts: view.recent,
+            gave_up: view.gave_up,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_address_means_the_one_the_session_comes_from() {
+        let peer = Some("10.1.2.3".parse().unwrap());
+        assert_eq!(reachable_at("http://0.0.0.0:7500", peer), "http://10.1.2.3:7500");
+        assert_eq!(
+            reachable_at("http://[::]:7500", Some("fd00::1".parse().unwrap())),
+            "http://[fd00::1]:7500"
+        );
+        assert_eq!(reachable_at("http://node-1:7500", peer), "http://node-1:7500");
+        assert_eq!(reachable_at("garbage", peer), "garbage");
+    }
+}

@@ -1,0 +1,129 @@
+//! What `wardkeep serve supervisor` and `wardkeep serve node` do: flags win over the environment,
+//! both over the file, the file over the defaults.
+
+use wardkeep_node::{
+    Node, shutdown_signal,
+    telemetry::{self, LogFormat},
+};
+use wardkeep_proto::{Error, machine_name};
+use wardkeep_steward::Config;
+
+use crate::{
+    cli::args::{self, LogArgs, ServeNode, ServeSupervisor},
+    config::{self, NodeFile, SupervisorFile},
+    daemon::Supervisor,
+};
+
+/// Where a supervisor listens unless told otherwise.
+pub const SUPERVISOR_ADDRESS: &str = "127.0.0.1:7400";
+/// Where a node listens unless told otherwise.
+pub const NODE_ADDRESS: &str = "127.0.0.1:7500";
+
+/// Why a daemon did not start or did not end well.
+#[derive(Debug)]
+pub enum ServeError {
+    /// What it was told is wrong: one line.
+    Usage(String),
+    /// It could not be set up, or failed.
+    Failed(Error),
+}
+
+impl From<Error> for ServeError {
+    fn from(error: Error) -> Self {
+        // Told wrongly, or not to be had: the code knows.
+        match error.code() {
+            wardkeep_proto::error::Code::InvalidArgument => Self::Usage(error.to_string()),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+fn log(service: &str, args: &LogArgs) -> Result<telemetry::Telemetry, ServeError> {
+    let format = match args.log_format {
+        args::LogFormat::Text => LogFormat::Text,
+        args::LogFormat::Json => LogFormat::Json,
+    };
+    telemetry::init(service, format, args.verbose).map_err(ServeError::Usage)
+}
+
+/// Runs a supervisor until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(), ServeError> {
+    let file: SupervisorFile = match &args.config {
+        Some(path) => config::read(path).map_err(ServeError::Usage)?,
+        None => SupervisorFile::default(),
+    };
+    let telemetry = log("wardkeep-supervisor", log_args)?;
+    let defaults = Config::default();
+    let mut builder = Supervisor::builder().steward(Config {
+        pulse_interval: file.pulse_interval.unwrap_or(defaults.pulse_interval),
+        silence_ceiling: file.silence_ceiling.unwrap_or(defaults.silence_ceiling),
+        silence_floor: defaults.silence_floor.min(file.silence_ceiling.unwrap_or(defaults.silence_ceiling)),
+        relaunch_after: file.relaunch_after.unwrap_or(defaults.relaunch_after),
+        seed: u64::from(std::process::id()),
+        ..defaults
+    });
+    if let Some(grace) = file.mandate_grace {
+        builder = builder.mandate_grace(grace);
+    }
+    for group in &file.group {
+        builder = builder.group(group.spec());
+    }
+    for node in &file.node {
+        builder = builder.launch(node.launch().map_err(ServeError::Usage)?);
+    }
+    if let Some(dir) = args.data_dir.or(file.data_dir) {
+        builder = builder.data_dir(dir);
+    }
+    if args.insecure || file.insecure {
+        builder = builder.insecure();
+    }
+    let listen = args.listen.or(file.listen).unwrap_or_else(|| SUPERVISOR_ADDRESS.to_owned());
+    let result = builder.bind(&listen).await?.run_until(shutdown_signal()).await;
+    drop(telemetry);
+    Ok(result?)
+}
+
+/// Runs a node until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError> {
+    let file: NodeFile = match &args.config {
+        Some(path) => config::read(path).map_err(ServeError::Usage)?,
+        None => NodeFile::default(),
+    };
+    let telemetry = log("wardkeep-node", log_args)?;
+    let name = args.name.or(file.name).unwrap_or_else(|| machine_name().to_owned());
+    let mut builder = Node::builder(name);
+    if let Some(supervisor) = args.supervisor.or(file.supervisor) {
+        builder = builder.supervisor(supervisor);
+    }
+    if let Some(advertise) = file.advertise {
+        builder = builder.advertise(advertise);
+    }
+    if let Some(machine) = file.machine {
+        builder = builder.machine(machine);
+    }
+    if let Some(zone) = file.zone {
+        builder = builder.zone(zone);
+    }
+    for (key, value) in file.labels {
+        builder = builder.label(key, value);
+    }
+    for group in &file.group {
+        builder = builder.group(group.spec());
+    }
+    for ward in &file.ward {
+        builder = builder.ward(ward.ward().map_err(ServeError::Usage)?);
+    }
+    if args.insecure || file.insecure {
+        builder = builder.insecure();
+    }
+    let listen = args.listen.or(file.listen).unwrap_or_else(|| NODE_ADDRESS.to_owned());
+    let result = builder.bind(&listen).await?.run_until(shutdown_signal()).await;
+    drop(telemetry);
+    Ok(result?)
+}
