@@ -24,7 +24,7 @@ use wardkeep_proto::{
     Error, trace,
     v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
 };
-use wardkeep_steward::{Action, Beat, Event, Note, WardId};
+use wardkeep_steward::{Action, Beat, Event, Note, WardId, What};
 
 use crate::{
     error::NodeError,
@@ -425,8 +425,13 @@ impl Keeper {
     }
 
     fn keep_note(&mut self, note: &Note) {
+        // That it attends itself is no news, and a start is told once: when the ward runs.
+        if matches!(note.what, What::NodeAttended { .. } | What::WardStarting) {
+            return;
+        }
         let event = story::event(note);
-        tracing::info!(target: "steward", ward = %event.ward, error = event.error.as_ref().map(|e| e.id.as_str()), "{}", event.text);
+        let error = event.error.as_ref().map(|e| e.id.as_str());
+        tracing::info!(target: "steward", error, "{}: {}", event.ward, event.text);
         self.setup.mandate.remember(event);
     }
 
@@ -448,7 +453,7 @@ impl Keeper {
         self.publish();
     }
 
-    /// Drains, stops all wards in reverse order, says goodbye, ends the server.
+    /// Drains, says goodbye, stops all wards in reverse order, ends the server.
     async fn leave(
         &mut self,
         restarting: bool,
@@ -457,6 +462,8 @@ impl Keeper {
     ) {
         self.drain(true).await;
         self.setup.mandate.resign();
+        // Before the wards stop: their ends are no failures for a steward to heal.
+        self.send(Up::Goodbye(v1::Goodbye { restarting }));
         for slot in (0..self.setup.host.len()).rev() {
             let Some(number) = self.setup.host.running(slot) else { continue };
             if self.setup.host.stop(slot, number, grace).is_err() {
@@ -468,7 +475,6 @@ impl Keeper {
                 self.settle().await;
             }
         }
-        self.send(Up::Goodbye(v1::Goodbye { restarting }));
         self.setup.stop_server.cancel();
         let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
         if self.link.take().is_some() {

@@ -158,16 +158,10 @@ pub fn ward_event(ward: steward::WardId, change: &v1::WardChange) -> Option<stew
 }
 
 fn exit_cause(exit: &v1::Exit) -> steward::Cause {
-    let word = match exit.kind() {
-        v1::ExitKind::Done => "ended by itself",
-        v1::ExitKind::Stopped => "stopped",
-        v1::ExitKind::Abandoned => "did not stop and was left behind",
-        v1::ExitKind::Panicked | v1::ExitKind::Failed | v1::ExitKind::Unspecified => "failed",
-        v1::ExitKind::StartFailed => "could not start",
-    };
     let error = exit.error.as_ref();
     steward::Cause {
-        reason: error.map_or_else(|| word.to_owned(), |e| e.what.clone()),
+        // How it ended is said by the kind of its exit; the error adds why.
+        reason: error.map(|e| e.what.clone()).unwrap_or_default(),
         error_id: error.map(|e| e.id.as_str().into()),
         traceparent: (!exit.traceparent.is_empty()).then(|| exit.traceparent.as_str().into()),
     }

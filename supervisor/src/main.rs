@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use wardkeep::cli::{
-    self, Exit,
-    args::{Command, Serve},
+use wardkeep::{
+    cli::{
+        self, Exit,
+        args::{Command, LogArgs, Serve},
+    },
+    serve,
 };
 
 fn main() -> ExitCode {
@@ -25,8 +28,9 @@ fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
+    let json = cli.global.output.is_json();
     let exit = match cli.command {
-        Command::Serve(serve) => runtime.block_on(serve_daemon(serve)),
+        Command::Serve(serve) => runtime.block_on(serve_daemon(serve, cli.log, json)),
         _ => runtime.block_on(cli::run(cli)),
     };
     // A question nobody answered must not keep an interrupted command alive.
@@ -34,11 +38,13 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-async fn serve_daemon(serve: Serve) -> Exit {
-    let what = match serve {
-        Serve::Supervisor(_) => "serve supervisor",
-        Serve::Node(_) => "serve node",
+async fn serve_daemon(serve: Serve, log: LogArgs, json: bool) -> Exit {
+    let ended = match serve {
+        Serve::Supervisor(args) => serve::supervisor(args, &log).await,
+        Serve::Node(args) => serve::node(args, &log).await,
     };
-    eprintln!("wardkeep: `{what}` is not part of this build");
-    Exit::Failed
+    match ended {
+        Ok(()) => Exit::Ok,
+        Err(error) => cli::fail(serve::failure(error), json),
+    }
 }

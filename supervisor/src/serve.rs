@@ -9,7 +9,10 @@ use wardkeep_proto::{Error, machine_name};
 use wardkeep_steward::Config;
 
 use crate::{
-    cli::args::{self, LogArgs, ServeNode, ServeSupervisor},
+    cli::{
+        Exit, Failure,
+        args::{self, LogArgs, ServeNode, ServeSupervisor},
+    },
     config::{self, NodeFile, SupervisorFile},
     daemon::Supervisor,
 };
@@ -35,6 +38,14 @@ impl From<Error> for ServeError {
             wardkeep_proto::error::Code::InvalidArgument => Self::Usage(error.to_string()),
             _ => Self::Failed(error),
         }
+    }
+}
+
+/// How `serve` ends after that: one line, without an ID nobody could look up yet.
+pub fn failure(error: ServeError) -> Failure {
+    match error {
+        ServeError::Usage(line) => Failure::usage(line),
+        ServeError::Failed(error) => Failure::new(Exit::Failed, error.to_string()),
     }
 }
 

@@ -11,7 +11,14 @@ use std::{
 };
 
 use cli_support::*;
-use nix::pty::{OpenptyResult, Winsize, openpty};
+use nix::{
+    pty::{OpenptyResult, Winsize, openpty},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// Instead of keys: a signal, once the question is on the screen.
+const INTERRUPT: &str = "";
 
 /// Runs the binary on a terminal 80 columns wide, types `keys`, and returns what the screen got.
 async fn on_terminal(args: &[&str], env: &[(&str, &str)], keys: &str) -> (i32, String) {
@@ -24,10 +31,18 @@ async fn on_terminal(args: &[&str], env: &[(&str, &str)], keys: &str) -> (i32, S
     drop((command, slave));
     let mut keyboard = File::from(master.try_clone().unwrap());
     keyboard.write_all(keys.as_bytes()).unwrap();
+    let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap());
+    let mut to_interrupt = keys == INTERRUPT;
     let screen = tokio::task::spawn_blocking(move || {
-        let mut seen = Vec::new();
+        let (mut screen, mut seen, mut chunk) = (File::from(master), Vec::new(), [0; 4_096]);
         // Reading fails once the last process has left the terminal.
-        let _ = File::from(master).read_to_end(&mut seen);
+        while let Ok(n @ 1..) = screen.read(&mut chunk) {
+            seen.extend_from_slice(&chunk[..n]);
+            if to_interrupt && String::from_utf8_lossy(&seen).contains("[y/N]") {
+                to_interrupt = false;
+                kill(pid, Signal::SIGINT).unwrap();
+            }
+        }
         String::from_utf8(seen).unwrap()
     });
     let code =
@@ -47,7 +62,7 @@ async fn a_change_shows_its_target_and_asks() {
     let (code, screen) = on_terminal(&args, &[], "y\n").await;
     assert_eq!(code, 0, "{screen}");
     assert_eq!(cluster.asked().len(), 1);
-    let (code, screen) = on_terminal(&args, &[], "\u{3}").await;
+    let (code, screen) = on_terminal(&args, &[], INTERRUPT).await;
     assert_eq!(code, 130, "{screen}");
     assert_eq!(cluster.asked().len(), 1);
 }

@@ -82,7 +82,8 @@ pub struct LogArgs {
         value_enum,
         default_value_t,
         value_name = "FORMAT",
-        env = "WARDKEEP_LOG_FORMAT"
+        env = "WARDKEEP_LOG_FORMAT",
+        hide_env_values = true
     )]
     pub log_format: LogFormat,
     /// Log more; twice: everything
@@ -156,13 +157,13 @@ pub enum Serve {
 #[derive(Args, Clone, Debug)]
 pub struct ServeSupervisor {
     /// A TOML file
-    #[arg(long, value_name = "FILE", env = "WARDKEEP_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "WARDKEEP_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Address to listen on [default: 127.0.0.1:7400]
-    #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
     /// Where history is kept
-    #[arg(long, value_name = "DIR", env = "WARDKEEP_DATA_DIR")]
+    #[arg(long, value_name = "DIR", env = "WARDKEEP_DATA_DIR", hide_env_values = true)]
     pub data_dir: Option<PathBuf>,
     /// Allow plaintext on an address other machines can reach
     #[arg(long)]
@@ -173,16 +174,16 @@ pub struct ServeSupervisor {
 #[derive(Args, Clone, Debug)]
 pub struct ServeNode {
     /// A TOML file
-    #[arg(long, value_name = "FILE", env = "WARDKEEP_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "WARDKEEP_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Address to listen on [default: 127.0.0.1:7500]
-    #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
     /// The global `--supervisor`; `None`: the node is on its own. Filled in after parsing.
     #[arg(skip)]
     pub supervisor: Option<String>,
     /// The node's name [default: the machine's]
-    #[arg(long, value_name = "NAME", env = "WARDKEEP_NAME")]
+    #[arg(long, value_name = "NAME", env = "WARDKEEP_NAME", hide_env_values = true)]
     pub name: Option<String>,
     /// Allow plaintext on an address other machines can reach
     #[arg(long)]
@@ -193,7 +194,7 @@ pub struct ServeNode {
 #[derive(Args, Clone, Debug, Default)]
 pub struct Change {
     /// Why: kept in the history
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
     /// Do not wait for the effect
     #[arg(long)]
@@ -347,7 +348,7 @@ pub struct HealthArgs {
     #[arg(long, value_name = "URL")]
     pub address: Option<String>,
     /// One of its services [default: the server as a whole]
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub service: String,
 }
 

@@ -32,9 +32,9 @@ pub(crate) async fn confirm(change: &Change, action: &str, targets: &[String]) -
 }
 
 fn ask(what: &str) -> io::Result<bool> {
-    let mut stderr = io::stderr().lock();
-    write!(stderr, "{what}\nGo on? [y/N] ")?;
-    stderr.flush()?;
+    // No lock is kept while waiting: an interruption must still be told.
+    write!(io::stderr(), "{what}\nGo on? [y/N] ")?;
+    io::stderr().flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

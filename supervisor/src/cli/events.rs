@@ -8,6 +8,7 @@ use super::{
     args::{EventsArgs, Format},
     connect::Session,
     exit::{Exit, Failure},
+    human::short_id,
     out::Out,
     table::Table,
     view::{Document, EventView, moment},
@@ -129,7 +130,8 @@ fn add(table: &mut Table, event: &Event, format: Format) {
     };
     let mut text = view.text;
     if let Some(error) = view.error.filter(|e| !e.id.is_empty() && !text.contains(&e.id)) {
-        text.push_str(&format!(" [error {}]", error.id));
+        let id = if format == Format::Wide { error.id } else { short_id(&error.id) };
+        text.push_str(&format!(" [error {id}]"));
     }
     if format == Format::Wide {
         let actor = view.actor.unwrap_or_default();

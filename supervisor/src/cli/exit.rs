@@ -100,21 +100,24 @@ impl Failure {
 
     /// What a call to `address` ended with.
     pub fn from_status(address: &str, status: &Status) -> Self {
-        if let Some(source) = status.source() {
-            return if is_expiry(status) {
-                Self::no_answer(address)
-            } else {
-                Self::unreachable(address, source)
-            };
-        }
         if is_expiry(status) {
             return Self::no_answer(address);
+        }
+        // Only failures of this side have a source: a server's status has none.
+        if let Some(source) = status.source() {
+            return match status.code() {
+                Code::Unavailable => Self::unreachable(address, source),
+                _ => Self::new(
+                    Exit::Unreachable,
+                    format!("lost the connection to {address}: {}", root_cause(source)),
+                ),
+            };
         }
         let error = Error::from_status(status);
         // A bare status has no ID anyone could look up: the one it is adopted under is ours alone.
         let known = status.metadata().contains_key(wardkeep_proto::error::ERROR_ID_KEY);
         Self {
-            exit: exit_for(error.code()),
+            exit: exit_for(&error),
             code: error.kind().to_owned(),
             message: one_line(error.user_message()),
             what: Some(one_line(error.what())).filter(|w| !w.is_empty()),
@@ -158,8 +161,10 @@ fn is_expiry(status: &Status) -> bool {
     status.code() == Code::Cancelled && status.message() == "Timeout expired"
 }
 
-fn exit_for(code: Code) -> Exit {
-    match code {
+fn exit_for(error: &Error) -> Exit {
+    match error.code() {
+        // A replicated call found nobody to answer it.
+        Code::Unavailable if error.domain() == "wardkeep.client" => Exit::Unreachable,
         Code::NotFound => Exit::NotFound,
         Code::DeadlineExceeded => Exit::Timeout,
         Code::PermissionDenied | Code::Unauthenticated => Exit::Denied,

@@ -25,6 +25,7 @@ pub(crate) fn length(millis: Option<u64>) -> String {
     match millis {
         None => "-".to_owned(),
         Some(ms @ 0..=999) => format!("{ms}ms"),
+        Some(ms @ 1_000..=119_999) if ms % 1_000 < 100 => format!("{}s", ms / 1_000),
         Some(ms @ 1_000..=119_999) => format!("{}.{}s", ms / 1_000, ms % 1_000 / 100),
         Some(ms @ 120_000..=7_199_999) => format!("{}m", ms / 60_000),
         Some(ms) => format!("{}h", ms / 3_600_000),
@@ -81,7 +82,8 @@ mod tests {
         let ago = |s: i64| age(Some(Timestamp { seconds: 1_000_000 - s, nanos: 0 }), now);
         assert_eq!([ago(12), ago(200), ago(7_300), ago(500_000), ago(-5)], ["12s", "3m", "2h", "5d", "0s"]);
         assert_eq!(age(None, now), "-");
-        assert_eq!([length(Some(12)), length(Some(3_250)), length(None)], ["12ms", "3.2s", "-"]);
+        assert_eq!([12, 3_250, 30_000].map(|ms| length(Some(ms))), ["12ms", "3.2s", "30s"]);
+        assert_eq!(length(None), "-");
         assert_eq!(short_id("0198f3a2-1b4c-7aaa-8bbb-cccccccccccc"), "0198f3a2-1b4c…");
     }
 }

@@ -75,11 +75,14 @@ pub async fn run(cli: Cli) -> Exit {
     };
     match ended {
         Ok(exit) => exit,
-        Err(failure) => {
-            out::report(&failure, json);
-            failure.exit
-        }
+        Err(failure) => fail(failure, json),
     }
+}
+
+/// Says what went wrong and with which code to end.
+pub fn fail(failure: Failure, json: bool) -> Exit {
+    out::report(&failure, json);
+    failure.exit
 }
 
 async fn dispatch(cli: Cli) -> Result<Exit, Failure> {

@@ -25,6 +25,11 @@ const MARKS: [(char, &str); 4] =
     [('\u{2061}', "\u{1b}[32m"), ('\u{2062}', "\u{1b}[33m"), ('\u{2063}', "\u{1b}[31m"), (END, "\u{1b}[0m")];
 const END: char = '\u{2064}';
 
+/// Blanks between columns.
+const PADDING: u16 = 2;
+/// The last column is left at least so much room, if it can use it.
+const ROOM: u16 = 12;
+
 /// One cell.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cell(String);
@@ -82,7 +87,21 @@ impl Table {
         for (i, width) in widths.iter().enumerate() {
             if let Some(column) = self.0.column_mut(i) {
                 // The padding between columns counts.
-                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width + 2)));
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width + PADDING)));
+            }
+        }
+    }
+
+    /// Only the last column is to be broken into lines; the first too where names are too long to
+    /// leave the last one room.
+    fn protect(&mut self, width: u16) {
+        let needed = self.0.column_max_content_widths();
+        let Some((last, others)) = needed.split_last() else { return };
+        let taken: u16 = others.iter().map(|w| w.saturating_add(PADDING)).fold(0, u16::saturating_add);
+        let fits = taken.saturating_add(ROOM.min(*last)) <= width;
+        for (i, needed) in others.iter().enumerate().skip(usize::from(!fits)) {
+            if let Some(column) = self.0.column_mut(i).filter(|c| c.constraint().is_none()) {
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(needed + PADDING)));
             }
         }
     }
@@ -90,14 +109,15 @@ impl Table {
     /// The text, each line ended, fit to the width and coloured as `out` says.
     pub(crate) fn render(mut self, out: &Out) -> String {
         for column in self.0.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, PADDING));
         }
         match out.width {
             // The last column's padding is trimmed away.
             Some(width) => {
+                self.protect(width);
                 self.0
                     .set_content_arrangement(ContentArrangement::Dynamic)
-                    .set_width(width.saturating_add(2));
+                    .set_width(width.saturating_add(PADDING));
             }
             None => {
                 self.0.set_content_arrangement(ContentArrangement::Disabled);

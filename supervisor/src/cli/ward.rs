@@ -64,14 +64,13 @@ async fn ls(session: &Session) -> Result<Exit, Failure> {
 
 /// These wards for eyes.
 pub(crate) fn table(wards: &[&Ward], fleet: &Fleet) -> Table {
-    let mut table = Table::new(["WARD", "KIND", "STATE", "INC", "AGE", "RESTARTS", "WORK", "OLDEST", "NOTE"]);
+    let mut table = Table::new(["WARD", "KIND", "STATE", "AGE", "RESTARTS", "WORK", "OLDEST", "NOTE"]);
     for raw in wards {
         let ward = WardView::from(*raw);
         table.row([
             ward.path().into(),
             (&ward.kind).into(),
             state_cell(ward_state(&ward)),
-            ward.incarnation.to_string().into(),
             age(raw.started_at, now(fleet)).into(),
             ward.restarts.to_string().into(),
             ward.work_in_progress.to_string().into(),

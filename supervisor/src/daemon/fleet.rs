@@ -333,7 +333,10 @@ impl Fleet {
                 let mut event = story::event(&note);
                 event.epoch = self.settings.epoch;
                 let error = event.error.as_ref().map(|e| e.id.as_str());
-                tracing::info!(target: "steward", node = %event.node, ward = %event.ward, error, "{}", event.text);
+                let place = [event.node.as_str(), event.ward.as_str()];
+                let place =
+                    place.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
+                tracing::info!(target: "steward", error, "{place}: {}", event.text);
                 self.log.push(event);
             }
             Action::Start { ward, after_incarnation, cause } => {
