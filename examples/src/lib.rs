@@ -2,12 +2,14 @@
 //!
 //! * [`pb`]: the messages and services of `wardkeep.examples.v1`;
 //! * [`search`]: one code search, answered by three unlike data paths that always agree;
+//! * [`search_node`]: that search as a ward of a node;
 //! * [`trouble`]: a service that misbehaves on request.
 //!
-//! `search` knows nothing of gRPC: it is what a user of wardkeep would have before wardkeep.
+//! [`search`] knows nothing of gRPC: it is what a user of wardkeep would have before wardkeep.
 #![forbid(unsafe_code)]
 
 pub mod search;
+pub mod search_node;
 pub mod trouble;
 
 /// Messages, clients and servers of the package `wardkeep.examples.v1`.

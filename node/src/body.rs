@@ -1,19 +1,23 @@
-//! A response's body under the same guards as its handler: counted as work until its last byte,
-//! bounded by the deadline, dropped when its ward is stopped, its panics contained, its end
-//! well-formed.
+//! The bodies of a call under the same guards as its handler: counted as work until the last byte,
+//! bounded by the deadline, dropped when the ward is stopped, panics contained, the end well-formed.
+//!
+//! All of that holds even for a caller that sends or reads slowly, or not at all: what waits for its
+//! caller is no stall of the ward, and is let go at its deadline though nobody polls it.
 
 use std::{
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Instant;
 use tokio_util::{
-    sync::{DropGuard, WaitForCancellationFutureOwned},
-    task::task_tracker::TaskTrackerToken,
+    sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
+    task::{AbortOnDropHandle, task_tracker::TaskTrackerToken},
 };
 use tonic::{Status, body::Body};
 use wardkeep_proto::{
@@ -21,25 +25,93 @@ use wardkeep_proto::{
     context::{self, RequestContext},
 };
 
-use crate::{entrance, error::NodeError, heart::WorkGuard, panics, ward::Live, wellform};
+use crate::{
+    entrance,
+    heart::WorkGuard,
+    panics,
+    ward::Live,
+    wellform,
+};
+
+/// How long a body that is being polled at its deadline is left alone before the next try.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a call holds while it lasts; dropping it ends the work and cancels the call's context.
 pub(crate) struct Claim {
     pub(crate) _cancel: DropGuard,
-    pub(crate) _work: WorkGuard,
+    pub(crate) work: Arc<WorkGuard>,
     pub(crate) _token: TaskTrackerToken,
 }
 
-/// See the [module](self).
+/// A request's body. While the handler waits for more of it, the ward is not what is slow.
+pub(crate) struct Inbound {
+    inner: Body,
+    work: Arc<WorkGuard>,
+}
+
+impl Inbound {
+    pub(crate) fn new(inner: Body, work: Arc<WorkGuard>) -> Self {
+        Self { inner, work }
+    }
+}
+
+impl http_body::Body for Inbound {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if polled.is_pending() { self.work.pause() } else { self.work.resume() }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// What a response still needs of its ward.
+struct Held {
+    inner: Body,
+    claim: Claim,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        panics::discard(std::mem::take(&mut self.inner));
+    }
+}
+
+/// A body that its watch may let go of.
+type Shared = Arc<Mutex<Option<Held>>>;
+
+fn lock(held: &Mutex<Option<Held>>) -> MutexGuard<'_, Option<Held>> {
+    // Panics are contained within: what is behind the lock is whole.
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A response's body.
 pub(crate) struct CallBody {
-    inner: Option<Body>,
-    claim: Option<Claim>,
+    held: Shared,
+    /// Read ahead: a response that is complete lets go of its ward before it is sent.
+    next: Option<Frame<Bytes>>,
+    over: bool,
     live: Arc<Live>,
     context: RequestContext,
     deadline: Pin<Box<tokio::time::Sleep>>,
     aborted: Pin<Box<WaitForCancellationFutureOwned>>,
+    watch: Option<AbortOnDropHandle<()>>,
     span: tracing::Span,
 }
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
 impl CallBody {
     pub(crate) fn new(
@@ -49,25 +121,108 @@ impl CallBody {
         context: RequestContext,
         span: tracing::Span,
     ) -> Self {
-        let ended = inner.is_end_stream();
+        let over = inner.is_end_stream();
         Self {
-            inner: Some(inner),
-            claim: (!ended).then_some(claim),
+            held: Arc::new(Mutex::new((!over).then_some(Held { inner, claim }))),
+            next: None,
+            over,
             deadline: Box::pin(tokio::time::sleep_until(context.deadline)),
             aborted: Box::pin(live.incarnation.abort.clone().cancelled_owned()),
+            watch: None,
             live,
             context,
             span,
         }
     }
 
+    /// Polls the ward's body: contained, within the call's context, its end well-formed.
+    fn poll_ward(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        let polled: Option<Result<Polled, Error>> = lock(&self.held).as_mut().map(|held| {
+            held.claim.work.resume();
+            let inner = Pin::new(&mut held.inner);
+            context::sync_scope(self.context.clone(), || panics::contain(|| inner.poll_frame(cx)))
+        });
+        let Some(polled) = polled else { return Poll::Ready(Some(self.cut_off())) };
+        match polled {
+            Err(panic) => Poll::Ready(Some(self.fail(panic))),
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(None)) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Ok(Poll::Ready(Some(Err(status)))) => {
+                let error = context::sync_scope(self.context.clone(), || Error::from_status(&status));
+                Poll::Ready(Some(self.fail(error)))
+            }
+            Ok(Poll::Ready(Some(Ok(mut frame)))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    let origin = self.live.incarnation.origin();
+                    context::sync_scope(self.context.clone(), || wellform::headers(trailers, origin));
+                    self.finish();
+                } else if self.is_cut_off() {
+                    return Poll::Ready(Some(self.cut_off()));
+                }
+                Poll::Ready(Some(frame))
+            }
+        }
+    }
+
+    /// After a message: learns whether it was the last, and sees to it that the rest is let go in
+    /// time if the caller reads no further.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) {
+        if let Some(held) = lock(&self.held).as_ref() {
+            held.claim.work.renew();
+        }
+        match self.poll_ward(cx) {
+            Poll::Ready(Some(frame)) => self.next = Some(frame),
+            Poll::Ready(None) => {}
+            Poll::Pending => return self.watch_over(),
+        }
+        if let Some(held) = lock(&self.held).as_ref() {
+            // The next message is ready: it is the caller's turn.
+            held.claim.work.pause();
+        }
+        if !self.over {
+            self.watch_over();
+        }
+    }
+
+    /// A body is polled only while its caller reads. The watch does not depend on that.
+    fn watch_over(&mut self) {
+        if self.watch.is_none() {
+            let (held, deadline) = (self.held.clone(), self.context.deadline);
+            let abort = self.live.incarnation.abort.clone();
+            let watch = self.live.incarnation.runtime.spawn(let_go_in_time(held, deadline, abort));
+            self.watch = Some(AbortOnDropHandle::new(watch));
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.live.incarnation.abort.is_cancelled() || Instant::now() >= self.context.deadline
+    }
+
+    /// The end of a body whose ward was stopped, or whose time is up.
+    fn cut_off(&mut self) -> Frame<Bytes> {
+        let error = context::sync_scope(self.context.clone(), || {
+            if self.live.incarnation.abort.is_cancelled() {
+                entrance::stopped(&self.live.incarnation)
+            } else {
+                entrance::deadline_passed(&self.context)
+            }
+        });
+        self.fail(error)
+    }
+
     /// Ends the body with this error in its trailers.
     fn fail(&mut self, error: Error) -> Frame<Bytes> {
-        let incarnation = &self.live.incarnation;
-        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
-        error.log();
-        entrance::crash_if_panicked(&self.live, &error, &self.span);
         self.finish();
+        let incarnation = &self.live.incarnation;
+        let here = error.as_proto().node.is_empty();
+        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
+        if here {
+            error.log();
+        }
+        entrance::crash_if_panicked(&self.live, &error, &self.span);
         let mut trailers = HeaderMap::new();
         // Our own header values are always valid.
         let _ = Status::from(error).add_header(&mut trailers);
@@ -75,8 +230,29 @@ impl CallBody {
     }
 
     fn finish(&mut self) {
-        self.inner = None;
-        self.claim = None;
+        self.over = true;
+        self.watch = None;
+        let held = lock(&self.held).take();
+        drop(held);
+    }
+}
+
+/// Lets go of a body at the call's deadline, or when its ward is stopped for good.
+async fn let_go_in_time(held: Shared, deadline: Instant, abort: CancellationToken) {
+    tokio::select! {
+        () = abort.cancelled() => {}
+        () = tokio::time::sleep_until(deadline) => {}
+    }
+    loop {
+        // Where it is being polled just now, the poll must not be waited for on this thread.
+        let taken = match held.try_lock() {
+            Ok(mut held) => Some(held.take()),
+            Err(_) => None,
+        };
+        if taken.is_some() {
+            return;
+        }
+        tokio::time::sleep(BUSY_PAUSE).await;
     }
 }
 
@@ -84,54 +260,46 @@ impl http_body::Body for CallBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
-        let Some(inner) = this.inner.as_mut() else { return Poll::Ready(None) };
         let span = this.span.clone();
         let _entered = span.enter();
-        let polled =
-            context::sync_scope(this.context.clone(), || panics::contain(|| Pin::new(inner).poll_frame(cx)));
-        let polled = match polled {
-            Ok(polled) => polled,
-            Err(panic) => return Poll::Ready(Some(Ok(this.fail(panic)))),
-        };
-        if polled.is_pending() {
-            if this.aborted.as_mut().poll(cx).is_ready() {
-                let error = NodeError::Stopped(this.live.incarnation.ward.to_string());
-                return Poll::Ready(Some(Ok(this.fail(error.into()))));
-            }
-            if this.deadline.as_mut().poll(cx).is_ready() {
-                let error = entrance::deadline_passed(&this.context);
-                return Poll::Ready(Some(Ok(this.fail(error))));
-            }
-        }
-        Poll::Ready(match ready!(polled) {
-            None => {
-                this.finish();
-                None
-            }
-            Some(Err(status)) => {
-                let error = Error::from_status(&status);
-                Some(Ok(this.fail(error)))
-            }
-            Some(Ok(mut frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    wellform::headers(trailers, &this.live.incarnation);
-                    this.finish();
+        let ready = match this.next.take() {
+            Some(frame) => frame,
+            None if this.over => return Poll::Ready(None),
+            None => match this.poll_ward(cx) {
+                Poll::Ready(Some(frame)) => frame,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let cut_off =
+                        this.aborted.as_mut().poll(cx).is_ready() || this.deadline.as_mut().poll(cx).is_ready();
+                    if !cut_off {
+                        return Poll::Pending;
+                    }
+                    this.cut_off()
                 }
-                Some(Ok(frame))
-            }
-        })
+            },
+        };
+        if ready.is_data() && !this.over {
+            this.read_ahead(cx);
+        }
+        Poll::Ready(Some(Ok(ready)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.over && self.next.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map(http_body::Body::size_hint).unwrap_or_default()
+        match &self.next {
+            None if self.over => SizeHint::with_exact(0),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for CallBody {
+    fn drop(&mut self) {
+        self.finish();
     }
 }

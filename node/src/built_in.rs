@@ -18,6 +18,7 @@ use crate::{
     error::NodeError,
     panics::Contained,
     ward::BoxedService,
+    wellform,
 };
 
 /// A set of services behind one entrance: calls get their context and trace, panics are contained,
@@ -93,8 +94,12 @@ pub(crate) async fn call(node: &str, service: BoxedService, request: Request<Bod
         tracing::debug_span!("call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
     trace::follow(&span, request.headers());
     let handler = context::scope(context, Contained::new(service.oneshot(request)));
-    match handler.instrument(span).await {
-        Ok(Ok(response)) => response,
+    match handler.instrument(span.clone()).await {
+        Ok(Ok(mut response)) => {
+            let origin = wellform::Origin { node, ward: "", incarnation: 0 };
+            span.in_scope(|| wellform::headers(response.headers_mut(), origin));
+            response
+        }
         Ok(Err(never)) => match never {},
         Err(panic) => {
             let panic = panic.at(node, "", 0);

@@ -11,12 +11,17 @@ use tokio_util::{
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
-use wardkeep_proto::{Error, context::RequestContext, v1};
+use wardkeep_proto::{
+    Error,
+    context::{self, RequestContext},
+    v1,
+};
 
 use crate::{
     error::NodeError,
     heart::{Heart, WorkGuard},
     panics,
+    wellform::Origin,
 };
 
 /// One run of a ward, from start to end. Its number, unlike its ward's name, never returns.
@@ -68,6 +73,10 @@ impl Incarnation {
             failed: Notify::new(),
             status: tokio::sync::watch::Sender::new(String::new()),
         })
+    }
+
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin { node: &self.node, ward: &self.ward, incarnation: self.number }
     }
 
     /// Records the first failure and wakes whoever watches over this incarnation.
@@ -149,7 +158,8 @@ impl WardContext {
         self.request().map(|request| request.remaining(Instant::now()))
     }
 
-    /// Cancelled when the ward is to stop and, within a call, when nobody waits for it any more.
+    /// Outside calls: cancelled when the ward is to stop. Within a call: when nobody waits for it any
+    /// more, or when its ward has stopped and the grace for calls in progress is over.
     pub fn cancellation(&self) -> &CancellationToken {
         self.call.as_ref().map_or(&self.incarnation.stop, |call| &call.cancel)
     }
@@ -205,7 +215,11 @@ impl WardContext {
         let run = self.incarnation.runtime.spawn_blocking(move || {
             let _claim = claim;
             let _entered = span.enter();
-            panics::contain(|| work(&context))
+            let request = context.request().cloned();
+            panics::contain(|| match request {
+                Some(request) => context::sync_scope(request, || work(&context)),
+                None => work(&context),
+            })
         });
         async move {
             match run.await {

@@ -27,9 +27,9 @@ use wardkeep_proto::{
 };
 
 use crate::{
-    body::{CallBody, Claim},
+    body::{CallBody, Claim, Inbound},
     built_in,
-    context::{Failure, WardContext},
+    context::{Failure, Incarnation, WardContext},
     error::NodeError,
     panics::Contained,
     ward::{BoxedService, Live, OnPanic, Route},
@@ -64,13 +64,13 @@ impl Entrance {
         match self.ways.get(service.unwrap_or_default()) {
             Some(Way::BuiltIn(service)) => built_in::call(&self.node, service.clone(), request).await,
             Some(Way::Ward(route)) => self.call_ward(route, request).await,
-            None => refuse(
-                NodeError::NoSuchService {
+            None => {
+                let refusal = NodeError::NoSuchService {
                     node: self.node.to_string(),
                     service: service.unwrap_or(path).to_owned(),
-                }
-                .into(),
-            ),
+                };
+                self.refuse(refusal, "", &request)
+            }
         }
     }
 
@@ -82,12 +82,21 @@ impl Entrance {
         } else {
             NodeError::WardNotRunning { ward: route.ward.to_string(), state: "between two incarnations" }
         };
-        refuse(Error::from(refusal).at(&self.node, &route.ward, 0))
+        self.refuse(refusal, &route.ward, &request)
+    }
+
+    /// No ward sees this call. The refusal is logged, so that its ID leads somewhere.
+    #[track_caller]
+    fn refuse(&self, refusal: NodeError, ward: &str, request: &Request<Body>) -> Response<Body> {
+        let context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
+        let error = context::sync_scope(context, || Error::from(refusal).at(&self.node, ward, 0));
+        error.log();
+        refuse(error)
     }
 }
 
 /// A call to this incarnation, from its headers to its response's headers.
-async fn call(live: Arc<Live>, mut request: Request<Body>) -> Response<Body> {
+async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
     let now = Instant::now();
     let incarnation = live.incarnation.clone();
     let context = RequestContext::from_headers(request.uri().path(), request.headers(), now);
@@ -97,11 +106,13 @@ async fn call(live: Arc<Live>, mut request: Request<Body>) -> Response<Body> {
     trace::follow(&span, request.headers());
 
     let cancel = incarnation.abort.child_token();
+    let work = Arc::new(incarnation.heart.work());
     let claim = Claim {
         _cancel: cancel.clone().drop_guard(),
-        _work: incarnation.heart.work(),
+        work: work.clone(),
         _token: incarnation.work.token(),
     };
+    let mut request = request.map(|body| Body::new(Inbound::new(body, work)));
     request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), context.clone(), cancel));
     let handler = Contained::new(live.service.clone().oneshot(request));
     let handler = context::scope(context.clone(), handler);
@@ -110,14 +121,19 @@ async fn call(live: Arc<Live>, mut request: Request<Body>) -> Response<Body> {
         tokio::select! {
             biased;
             answered = handler => answered,
-            () = incarnation.abort.cancelled() => Err(NodeError::Stopped(incarnation.ward.to_string()).into()),
-            () = tokio::time::sleep_until(deadline) => Err(deadline_passed(&context)),
+            () = incarnation.abort.cancelled() => Err(stopped(&incarnation)),
+            () = tokio::time::sleep_until(deadline) => Err(context::sync_scope(context.clone(), || deadline_passed(&context))),
         }
+    };
+    let guarded = async {
+        let answered = guarded.await;
+        // The fence: an incarnation that was left behind has no say any more, whatever it answers.
+        if incarnation.abort.is_cancelled() { Err(stopped(&incarnation)) } else { answered }
     };
     let mut response = match guarded.instrument(span.clone()).await {
         Ok(Ok(response)) => {
             let (mut head, body) = response.into_parts();
-            span.in_scope(|| wellform::headers(&mut head.headers, &incarnation));
+            span.in_scope(|| wellform::headers(&mut head.headers, incarnation.origin()));
             Response::from_parts(head, Body::new(CallBody::new(body, claim, live.clone(), context, span)))
         }
         Ok(Err(never)) => match never {},
@@ -132,6 +148,11 @@ async fn call(live: Arc<Live>, mut request: Request<Body>) -> Response<Body> {
     };
     sign(response.headers_mut(), &live);
     response
+}
+
+/// What becomes of calls whose ward was stopped and whose grace is over.
+pub(crate) fn stopped(incarnation: &Incarnation) -> Error {
+    NodeError::Stopped(incarnation.ward.to_string()).into()
 }
 
 /// What an expired deadline is: our own status, not tonic's `CANCELLED`.

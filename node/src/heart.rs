@@ -15,10 +15,13 @@ use std::{
 
 /// Slices in the ring. One slice is an eighth of the stall timeout, so that the ring spans two.
 const SLICES: usize = 16;
+/// In no slice.
+const PAUSED: usize = usize::MAX;
 const FINEST: Duration = Duration::from_millis(20);
 const COARSEST: Duration = Duration::from_secs(1);
 
-/// The counters of one ward, for all its incarnations.
+/// The counters of one incarnation of a ward. Each has its own, so that what an abandoned one still
+/// does is not held against the one that replaced it.
 #[derive(Debug)]
 pub(crate) struct Heart {
     pulses: AtomicU64,
@@ -47,10 +50,21 @@ impl Heart {
 
     /// Begins a unit of work; it ends when the guard is dropped.
     pub(crate) fn work(self: &Arc<Self>) -> WorkGuard {
+        let slice = self.enter();
+        self.begun.fetch_add(1, Relaxed);
+        WorkGuard { heart: self.clone(), slice: AtomicUsize::new(slice) }
+    }
+
+    fn enter(&self) -> usize {
         let slice = self.current.load(Relaxed) % SLICES;
         self.slices[slice].fetch_add(1, Relaxed);
-        self.begun.fetch_add(1, Relaxed);
-        WorkGuard { heart: self.clone(), slice }
+        slice
+    }
+
+    fn leave(&self, slice: usize) {
+        if slice != PAUSED {
+            self.slices[slice].fetch_sub(1, Relaxed);
+        }
     }
 
     #[cfg(test)]
@@ -64,12 +78,34 @@ impl Heart {
 #[must_use = "the unit of work ends when this is dropped"]
 pub struct WorkGuard {
     heart: Arc<Heart>,
-    slice: usize,
+    /// The slice it counts in, or [`PAUSED`].
+    slice: AtomicUsize,
+}
+
+impl WorkGuard {
+    /// It makes no progress and that is not the ward's doing: it waits for its caller. It has no age
+    /// until [`WorkGuard::renew`].
+    pub(crate) fn pause(&self) {
+        self.heart.leave(self.slice.swap(PAUSED, Relaxed));
+    }
+
+    /// It made progress just now: its age begins anew.
+    pub(crate) fn renew(&self) {
+        let slice = self.heart.enter();
+        self.heart.leave(self.slice.swap(slice, Relaxed));
+    }
+
+    /// Ends a pause; a unit that is not paused keeps its age.
+    pub(crate) fn resume(&self) {
+        if self.slice.load(Relaxed) == PAUSED {
+            self.renew();
+        }
+    }
 }
 
 impl Drop for WorkGuard {
     fn drop(&mut self) {
-        self.heart.slices[self.slice].fetch_sub(1, Relaxed);
+        self.pause();
         self.heart.ended.fetch_add(1, Relaxed);
     }
 }
@@ -177,6 +213,25 @@ mod tests {
         }
         drop(old);
         assert_eq!(sweep.oldest(&heart, 2_000 * MS), None);
+    }
+
+    #[test]
+    fn a_unit_that_waits_for_its_caller_has_no_age_and_one_that_progresses_a_new_one() {
+        let heart = Arc::new(Heart::new(Some(Duration::from_millis(160))));
+        let mut sweep = Sweep::new(Duration::ZERO);
+        let unit = heart.work();
+        unit.pause();
+        unit.pause();
+        sweep_to(&mut sweep, &heart, 0, 1_000);
+        assert_eq!((sweep.oldest(&heart, 1_000 * MS), heart.in_progress()), (None, 1));
+        unit.resume();
+        sweep_to(&mut sweep, &heart, 1_000, 1_300);
+        unit.resume();
+        assert!(sweep.oldest(&heart, 1_300 * MS).unwrap() >= 250 * MS);
+        unit.renew();
+        assert!(sweep.oldest(&heart, 1_300 * MS).unwrap() < 50 * MS);
+        drop(unit);
+        assert_eq!((sweep.oldest(&heart, 1_300 * MS), heart.in_progress()), (None, 0));
     }
 
     #[test]

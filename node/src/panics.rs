@@ -73,12 +73,28 @@ pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
     inside(|| catch_unwind(AssertUnwindSafe(work))).map_err(|payload| error(&*payload))
 }
 
-/// A future of a ward's code: a panic in it becomes an error.
-pub(crate) struct Contained<F>(Pin<Box<F>>);
+/// Drops something of a ward's; a panic in its `Drop` is logged, and goes no further.
+pub(crate) fn discard<T>(thing: T) {
+    if let Err(panic) = contain(|| drop(thing)) {
+        panic.log();
+    }
+}
+
+/// A future of a ward's code: a panic in it becomes an error. So does one while it is dropped, be it
+/// because it is no longer wanted or because it panicked before.
+pub(crate) struct Contained<F>(Option<Pin<Box<F>>>);
 
 impl<F: Future> Contained<F> {
     pub(crate) fn new(future: F) -> Self {
-        Self(Box::pin(future))
+        Self(Some(Box::pin(future)))
+    }
+}
+
+impl<F> Drop for Contained<F> {
+    fn drop(&mut self) {
+        if let Some(future) = self.0.take() {
+            discard(future);
+        }
     }
 }
 
@@ -86,9 +102,17 @@ impl<F: Future> Future for Contained<F> {
     type Output = Result<F::Output, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match contain(|| self.0.as_mut().poll(cx)) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
+        let Some(future) = self.0.as_mut() else { return Poll::Pending };
+        match contain(|| future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => {
+                discard(self.0.take());
+                Poll::Ready(Ok(output))
+            }
+            Err(panic) => {
+                discard(self.0.take());
+                Poll::Ready(Err(panic))
+            }
         }
     }
 }
@@ -96,6 +120,33 @@ impl<F: Future> Future for Contained<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_in_a_drop_goes_no_further_even_while_another_panic_unwinds() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("in drop");
+            }
+        }
+        install_hook();
+        let bomb = Bomb;
+        drop(Contained::new(async move {
+            let _bomb = bomb;
+            std::future::pending::<()>().await;
+        }));
+        struct Holder(Option<Bomb>);
+        impl Drop for Holder {
+            fn drop(&mut self) {
+                discard(self.0.take());
+            }
+        }
+        let caught = contain(|| {
+            let _holder = Holder(Some(Bomb));
+            panic!("first");
+        });
+        assert_eq!(caught.map(|_: ()| ()).unwrap_err().what(), "panicked: first");
+    }
 
     #[test]
     fn a_caught_panic_says_where_it_happened() {

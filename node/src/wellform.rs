@@ -7,28 +7,38 @@ use wardkeep_proto::{
     error::{Code, ERROR_ID_KEY, remove_bad_details},
 };
 
-use crate::context::Incarnation;
+/// Whose reply it is: node, ward (empty for the node's own services) and incarnation.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) ward: &'a str,
+    pub(crate) incarnation: u64,
+}
 
-/// Replaces a bare status in these headers (or trailers) by the well-formed error made of it, logs
-/// it where it arose, and returns it.
-pub(crate) fn headers(headers: &mut HeaderMap, incarnation: &Incarnation) -> Option<Error> {
-    if headers.get("grpc-status").is_none_or(|code| code == "0") {
-        return None;
+/// Makes sure that what these headers (or trailers) say of a failure is well-formed. A bare status
+/// is replaced by the error made of it; an error that arose here is told where that is. Both are
+/// logged, in full, this once; an error that has its place came from elsewhere and passes unchanged.
+pub(crate) fn headers(headers: &mut HeaderMap, origin: Origin<'_>) {
+    if !headers.contains_key("grpc-status") {
+        return;
     }
-    // Details that are not base64 would make the parser below panic.
-    let garbage = remove_bad_details(headers);
-    let status = Status::from_header_map(headers)?;
-    if status.code() == Code::Ok || (headers.contains_key(ERROR_ID_KEY) && !garbage) {
-        return None;
+    // Details that are not base64 would make every parser of tonic's panic, here and at the caller.
+    remove_bad_details(headers);
+    let Some(status) = Status::from_header_map(headers).filter(|status| status.code() != Code::Ok) else {
+        return;
+    };
+    let error = Error::from_status(&status);
+    let carried = headers.get(ERROR_ID_KEY).is_some_and(|id| id == error.id());
+    if carried && !error.as_proto().node.is_empty() {
+        return;
     }
-    let error = Error::from_status(&status).at(&incarnation.node, &incarnation.ward, incarnation.number);
+    let error = error.at(origin.node, origin.ward, origin.incarnation);
     error.log();
-    for key in ["grpc-status", "grpc-message", "grpc-status-details-bin"] {
+    for key in ["grpc-status", "grpc-message", "grpc-status-details-bin", ERROR_ID_KEY] {
         headers.remove(key);
     }
     // What the handler put into its status' metadata stays.
-    if Status::from(error.clone()).add_header(headers).is_err() {
+    if Status::from(error).add_header(headers).is_err() {
         headers.insert("grpc-status", http::HeaderValue::from(Code::Internal as i32));
     }
-    Some(error)
 }

@@ -1,5 +1,6 @@
 //! On a terminal: colour, width, and questions.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails is a test that fails")]
 
 mod cli_support;
 

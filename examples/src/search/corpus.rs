@@ -111,6 +111,42 @@ impl Corpus {
         }
     }
 
+    /// Writes down which files this corpus is made of, for [`Corpus::from_list`].
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn save_list(&self, list: &Path) -> io::Result<()> {
+        let mut text = format!("{}\n", self.root.display());
+        for file in &self.files {
+            text.push_str(&file.path);
+            text.push('\n');
+        }
+        fs::write(list, text)
+    }
+
+    /// Reads just the files that [`Corpus::save_list`] wrote down: the same text, whatever has come to stand beside
+    /// them since.
+    ///
+    /// # Errors
+    /// [`CorpusError::Unreadable`] if the list, or a file on it, cannot be read.
+    pub fn from_list(list: &Path) -> Result<Self, CorpusError> {
+        let unreadable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CorpusError::Unreadable { path, source }
+        };
+        let names = fs::read_to_string(list).map_err(unreadable(list))?;
+        let mut lines = names.lines();
+        let root = PathBuf::from(lines.next().unwrap_or_default());
+        let mut corpus = Self { root, files: Vec::new(), bytes: 0, truncated: false, unreadable: 0 };
+        for name in lines {
+            let path = corpus.root.join(name);
+            let text = fs::read_to_string(&path).map_err(unreadable(&path))?;
+            corpus.bytes += text.len() as u64;
+            corpus.files.push(File { path: name.to_owned(), text: text.into() });
+        }
+        Ok(corpus)
+    }
+
     fn read(
         root: &Path,
         dirs: &[PathBuf],

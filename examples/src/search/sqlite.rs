@@ -67,6 +67,18 @@ impl Sqlite {
         Ok(engine)
     }
 
+    /// Opens an index that [`Sqlite::build`] has finished in this folder.
+    ///
+    /// # Errors
+    /// [`BuildError::Index`] when there is none, or SQLite refuses it.
+    pub fn open_built(dir: &Path) -> Result<Self, BuildError> {
+        let engine = Self { path: dir.join(FILE_NAME), idle: Mutex::default() };
+        let first = engine.open()?;
+        first.query_row("SELECT count(*) FROM file", [], |row| row.get::<_, i64>(0))?;
+        engine.give_back(first);
+        Ok(engine)
+    }
+
     fn open(&self) -> Result<Connection, rusqlite::Error> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&self.path, flags)?;

@@ -69,9 +69,13 @@ fn json_was_asked_for(args: impl Iterator<Item = String>) -> bool {
 /// Carries a command out and says what went wrong. Not for `serve`: it is refused.
 pub async fn run(cli: Cli) -> Exit {
     let json = cli.global.output.is_json();
+    let interrupted = match &cli.command {
+        Command::Node(_) | Command::Ward(_) => "interrupted; a change already asked for may still happen",
+        _ => "interrupted",
+    };
     let ended = tokio::select! {
         ended = dispatch(cli) => ended,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, "interrupted")),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, interrupted)),
     };
     match ended {
         Ok(exit) => exit,

@@ -187,4 +187,16 @@ mod tests {
         }
         assert_eq!(stripped, plain);
     }
+
+    #[test]
+    fn only_the_last_column_is_broken_into_lines_and_the_first_if_need_be() {
+        let render = |name: &str| {
+            let mut table = Table::new(["NAME", "STATE", "NOTE"]);
+            table.row([name.into(), "quarantined".into(), "word ".repeat(9).into()]);
+            table.render(&out(Some(44), false))
+        };
+        assert!(render("trigram/search").contains("trigram/search  quarantined  word"));
+        let long = render(&"n".repeat(60));
+        assert!(long.contains("  quarantined  word") && long.lines().all(|l| l.len() <= 44), "{long}");
+    }
 }

@@ -139,6 +139,13 @@ impl Supervisor {
         }
     }
 
+    /// Starts a node as a child process, as [`SupervisorBuilder::launch`] does, for nodes that must
+    /// be told where this supervisor listens.
+    pub fn launch(mut self, launch: Launch) -> Self {
+        self.builder.launches.push(launch);
+        self
+    }
+
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address

@@ -1,5 +1,6 @@
 //! A scripted supervisor, and the real binary run against it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails is a test that fails")]
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::{net::TcpListener, process::Command, sync::Notify, task::JoinSet};
+use tokio::{net::TcpListener, process::Command, task::JoinSet};
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
 use wardkeep_proto::{
@@ -153,8 +154,6 @@ pub struct Script {
     pub broken_node: Option<&'static str>,
     /// Changes never answer.
     pub hangs: bool,
-    /// An event follower has been served what is kept.
-    pub followed: Notify,
 }
 
 #[derive(Clone)]
@@ -248,13 +247,12 @@ impl Operator for Fake {
         if !follow {
             return Ok(Response::new(Box::pin(kept)));
         }
-        let script = self.0.clone();
-        let more = futures_util::stream::once(async move {
-            script.followed.notify_one();
-            Ok(event(6, "restarted again"))
+        // From now on something happens all the time.
+        let more = futures_util::stream::unfold(6, async |sequence| {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Some((Ok(event(sequence, "restarted again")), sequence + 1))
         });
-        let rest = tokio_stream::pending::<Result<Event, Status>>();
-        Ok(Response::new(Box::pin(kept.chain(more).chain(rest))))
+        Ok(Response::new(Box::pin(kept.chain(more))))
     }
 }
 

@@ -1,0 +1,71 @@
+//! A node with a service that misbehaves on request: for tests, demos and fault suites.
+
+use std::{io::Write as _, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use wardkeep_examples::{
+    pb::{self, trouble_server::TroubleServer},
+    trouble::{Counters, Trouble},
+};
+use wardkeep_node::{
+    Node, Ward, shutdown_signal,
+    telemetry::{self, LogFormat},
+};
+use wardkeep_proto::Error;
+
+/// A node whose service misbehaves on request
+#[derive(Debug, Parser)]
+#[command(name = "trouble", version)]
+struct Args {
+    /// Address to listen on
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7500")]
+    listen: String,
+    /// Attend this supervisor
+    #[arg(long, value_name = "URL", env = "WARDKEEP_SUPERVISOR")]
+    supervisor: Option<String>,
+    /// The node's name
+    #[arg(long, value_name = "NAME", default_value = "trouble")]
+    name: String,
+    /// How to log: text or json
+    #[arg(long, value_name = "FORMAT", env = "WARDKEEP_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Accept plaintext on an address other machines can reach
+    #[arg(long)]
+    insecure: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let _telemetry = match telemetry::init("trouble", args.log_format, 0) {
+        Ok(telemetry) => telemetry,
+        Err(line) => {
+            eprintln!("trouble: {line}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trouble: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<(), Error> {
+    let counters = Arc::new(Counters::default());
+    let mut builder = Node::builder(args.name)
+        .descriptors(pb::FILE_DESCRIPTOR_SET)
+        .ward(Ward::service("trouble", move |_| TroubleServer::new(Trouble::new(counters.clone()))));
+    if let Some(supervisor) = args.supervisor {
+        builder = builder.supervisor(supervisor);
+    }
+    if args.insecure {
+        builder = builder.insecure();
+    }
+    let node = builder.bind(&args.listen).await?;
+    // For whoever started it with port 0. A reader who has gone is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "listening on {}", node.local_addr());
+    node.run_until(shutdown_signal()).await
+}
