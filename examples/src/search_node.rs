@@ -2,12 +2,10 @@
 //! with the files, and, in the quickstart, a way to break it.
 
 use std::{
+    hash::{DefaultHasher, Hasher as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI32, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::RwLock, time::timeout};
@@ -22,15 +20,17 @@ use crate::{
         chaos_server::{Chaos, ChaosServer},
         search_server::{Search, SearchServer},
     },
-    search::{Answer, Corpus, DataPath, Engine, Query, QueryError, SearchError},
+    search::{Answer, Corpus, DataPath, Engine, File, Query, QueryError, SearchError, Sqlite},
 };
 
 /// Hits in a reply to a request that sets no limit.
 const DEFAULT_LIMIT: u32 = 50;
 /// Most hits in a reply.
 const MOST_HITS: u32 = 1_000;
-/// How often the index is compared with the files.
-const UPKEEP_EVERY: Duration = Duration::from_millis(500);
+/// How often some of the files are compared with the index.
+const UPKEEP_EVERY: Duration = Duration::from_millis(400);
+/// Rounds until all of them have been.
+const UPKEEP_ROUNDS: usize = 2;
 /// What a search may take before its ward counts as stalled.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -79,18 +79,22 @@ struct Shared {
     engine: Arc<dyn Engine>,
     /// The lock of the present incarnation's index: searches read, upkeep writes.
     index: Mutex<Arc<RwLock<()>>>,
-    next_fault: AtomicI32,
-    files: Vec<(PathBuf, u64, Option<SystemTime>)>,
+    /// What the next search for this text is to do.
+    next_fault: Mutex<Option<(Fault, String)>>,
+    files: Vec<Indexed>,
 }
 
-/// Describes a node that searches. `chaos`: it can be told to break.
-pub fn builder(name: &str, engine: Box<dyn Engine>, corpus: &Corpus, chaos: bool) -> NodeBuilder {
+/// A file, and the checksum of what was indexed of it.
+pub type Indexed = (PathBuf, u64);
+
+/// Describes a node that searches these files. `chaos`: it can be told to break.
+pub fn builder(name: &str, engine: Box<dyn Engine>, files: Vec<Indexed>, chaos: bool) -> NodeBuilder {
     let path = engine.data_path();
     let shared = Arc::new(Shared {
         engine: engine.into(),
         index: Mutex::default(),
-        next_fault: AtomicI32::new(0),
-        files: corpus.files.iter().map(|file| stamp(corpus.root.join(&file.path))).collect(),
+        next_fault: Mutex::default(),
+        files,
     });
     let (for_search, for_upkeep) = (shared.clone(), shared.clone());
     let search = Ward::service("search", move |_| SearchServer::new(Searcher::new(for_search.clone())));
@@ -110,25 +114,23 @@ pub fn builder(name: &str, engine: Box<dyn Engine>, corpus: &Corpus, chaos: bool
 ///
 /// # Errors
 /// One line: what cannot be read or built.
-pub fn engine(path: DataPath, list: &Path, dir: &Path) -> Result<(Corpus, Box<dyn Engine>), String> {
-    let corpus = Corpus::from_list(list).map_err(|e| e.to_string())?;
-    if path == DataPath::Sqlite {
-        let engine = crate::search::Sqlite::open_built(dir).map_err(|e| e.to_string())?;
-        // The text is on disk: only the files' names are needed, to keep an eye on them.
-        let files =
-            corpus.files.into_iter().map(|file| crate::search::File { text: "".into(), ..file }).collect();
-        return Ok((Corpus { files, ..corpus }, Box::new(engine)));
-    }
-    let corpus = Arc::new(corpus);
-    let engine = path.build(corpus.clone(), dir, &|_| {}).map_err(|e| e.to_string())?;
-    let names = |file: &crate::search::File| crate::search::File { path: file.path.clone(), text: "".into() };
-    let files = corpus.files.iter().map(names).collect();
-    Ok((Corpus { root: corpus.root.clone(), files, ..Corpus::from_texts::<String, String>([]) }, engine))
+pub fn engine(path: DataPath, list: &Path, dir: &Path) -> Result<(Vec<Indexed>, Box<dyn Engine>), String> {
+    let corpus = Arc::new(Corpus::from_list(list).map_err(|e| e.to_string())?);
+    let indexed = |file: &File| (corpus.root.join(&file.path), checksum(file.text.as_bytes()));
+    let files = corpus.files.iter().map(indexed).collect();
+    let engine = match path {
+        DataPath::Sqlite => Ok(Box::new(Sqlite::open_built(dir).map_err(|e| e.to_string())?) as _),
+        DataPath::Scan | DataPath::Trigram => {
+            path.build(corpus.clone(), dir, &|_| {}).map_err(|e| e.to_string())
+        }
+    };
+    Ok((files, engine?))
 }
 
-fn stamp(path: PathBuf) -> (PathBuf, u64, Option<SystemTime>) {
-    let meta = path.metadata().ok();
-    (path, meta.as_ref().map_or(0, std::fs::Metadata::len), meta.and_then(|m| m.modified().ok()))
+fn checksum(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 /// One incarnation of the search ward.
@@ -148,10 +150,10 @@ impl Searcher {
     async fn answer(&self, context: &WardContext, request: SearchRequest) -> Result<Answer, Error> {
         let query = Query::new(request.query).map_err(SearchTrouble::BadQuery)?;
         let limit = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit.min(MOST_HITS) };
-        match Fault::try_from(self.shared.next_fault.swap(0, Relaxed)) {
-            Ok(Fault::Hang) => return self.hang(context).await,
-            Ok(Fault::Panic) => panic!("the search was told to panic"),
-            Ok(Fault::None) | Err(_) => {}
+        match self.fault(&query) {
+            Fault::Hang => return self.hang(context).await,
+            Fault::Panic => panic!("the search was told to panic"),
+            Fault::None => {}
         }
         let engine = self.shared.engine.clone();
         let turn = self.index.clone().read_owned().await;
@@ -166,11 +168,16 @@ impl Searcher {
         }
     }
 
+    fn fault(&self, query: &Query) -> Fault {
+        let mut next = self.shared.next_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        next.take_if(|(_, of)| of == query.as_str()).map_or(Fault::None, |(fault, _)| fault)
+    }
+
     /// The bug: a thread takes the index for itself and never gives it back.
     async fn hang(&self, context: &WardContext) -> Result<Answer, Error> {
-        let turn = self.index.clone().write_owned().await;
+        let index = self.index.clone();
         let hung = context.blocking(move |_| {
-            let _turn = turn;
+            let _turn = index.blocking_write();
             loop {
                 std::thread::park();
             }
@@ -198,30 +205,39 @@ impl Search for Searcher {
     }
 }
 
-/// Now and then looks whether the files are still those of the index, and lets no search in
-/// meanwhile: the short pauses that every real service has (compaction, collection, reloading).
+/// Now and then reads some of the files again and compares them with what was indexed, and lets no
+/// search in meanwhile: the short pauses that every real service has (compaction, collection,
+/// scrubbing, reloading), at another time on each node.
 async fn upkeep(context: WardContext, shared: Arc<Shared>) -> Result<(), Error> {
+    let pause = UPKEEP_EVERY + UPKEEP_EVERY.mul_f64(f64::from(std::process::id() % 64) / 128.0);
+    let mut changed = 0;
+    let mut from = 0;
     loop {
         tokio::select! {
             () = context.cancelled() => return Ok(()),
-            () = tokio::time::sleep(UPKEEP_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         context.pulse();
         let index = shared.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // If the index is not to be had, its ward is in trouble, and someone else is on it.
         let Ok(turn) = timeout(UPKEEP_EVERY, index.write_owned()).await else { continue };
+        let upto = (from + shared.files.len() / UPKEEP_ROUNDS + 1).min(shared.files.len());
         let work = shared.clone();
-        let changed = context
-            .blocking(move |context| {
-                let _turn = turn;
-                let same = |file: &&(PathBuf, u64, Option<SystemTime>)| stamp(file.0.clone()) != **file;
-                work.files.iter().take_while(|_| !context.is_cancelled()).filter(same).count()
-            })
-            .await?;
-        context.set_status(match changed {
-            0 => format!("{} files as indexed", shared.files.len()),
-            n => format!("{n} files changed since they were indexed"),
+        let check = context.blocking(move |context| {
+            let _turn = turn;
+            let differs =
+                |(path, sum): &&Indexed| !std::fs::read(path).is_ok_and(|now| checksum(&now) == *sum);
+            work.files[from..upto].iter().take_while(|_| !context.is_cancelled()).filter(differs).count()
         });
+        changed += check.await?;
+        from = upto;
+        if from == shared.files.len() {
+            context.set_status(match changed {
+                0 => format!("{from} files are as indexed"),
+                n => format!("{n} files changed since they were indexed"),
+            });
+            (from, changed) = (0, 0);
+        }
     }
 }
 
@@ -230,7 +246,9 @@ struct Breaker(Arc<Shared>);
 #[tonic::async_trait]
 impl Chaos for Breaker {
     async fn next(&self, request: Request<ChaosRequest>) -> Result<Response<ChaosReply>, Status> {
-        self.0.next_fault.store(request.into_inner().fault, Relaxed);
+        let request = request.into_inner();
+        let next = (request.fault(), request.query);
+        *self.0.next_fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
         Ok(Response::new(ChaosReply {}))
     }
 }

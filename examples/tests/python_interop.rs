@@ -8,8 +8,9 @@
 use std::{
     env,
     ffi::OsString,
+    fs::File,
     future::Future,
-    io::Write as _,
+    io::{Read as _, Seek as _, Write as _},
     path::PathBuf,
     process::{Output, Stdio},
     time::Duration,
@@ -46,10 +47,10 @@ async fn python() -> Result<OsString, String> {
 }
 
 /// A node on a port of the system's choice; it ends with the returned child.
-async fn trouble() -> (Child, String) {
+async fn trouble(log: File) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trouble"));
     command.args(["--listen", "127.0.0.1:0"]).env_remove("WARDKEEP_SUPERVISOR");
-    let mut node = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut node = command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
     let line = in_time(30, "starting the node", lines.next_line()).await.unwrap();
     let line = line.expect("the node ended before it listened");
@@ -57,9 +58,11 @@ async fn trouble() -> (Child, String) {
     (node, address)
 }
 
-fn report(output: &Output) -> String {
+fn report(output: &Output, log: &mut File) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    format!("{}\n{}", text(&output.stdout), text(&output.stderr))
+    let mut logged = String::new();
+    log.rewind().and_then(|()| log.read_to_string(&mut logged)).unwrap();
+    format!("{}\n{}\n\nThe node's log:\n{logged}", text(&output.stdout), text(&output.stderr))
 }
 
 #[tokio::test]
@@ -75,12 +78,13 @@ async fn a_python_peer_calls_a_node_and_reads_its_errors() {
             return;
         }
     };
-    let (mut node, address) = trouble().await;
+    let mut log = tempfile::tempfile().unwrap();
+    let (mut node, address) = trouble(log.try_clone().unwrap()).await;
     let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../interop/python/check.py"].iter().collect();
     let mut check = Command::new(python);
     check.arg(script).arg(&address).kill_on_drop(true);
     let output = in_time(180, "the Python peer", check.output()).await.unwrap();
-    assert!(output.status.success(), "{}", report(&output));
+    assert!(output.status.success(), "{}", report(&output, &mut log));
     let ended = node.try_wait().unwrap();
     assert!(ended.is_none(), "the node ended under the checks: {ended:?}");
 }

@@ -235,14 +235,16 @@ def check_panic(peer):
 
 def check_panic_mid_stream(peer):
     """PANIC_MID_STREAM ends the stream after its first message with a well-formed INTERNAL"""
-    stream = peer.trouble.MakeStream(peer.request("PANIC_MID_STREAM", depth=3), timeout=PATIENCE)
-    expect(next(stream).number, 1, "first message")
+    numbers = []
     try:
-        next(stream)
+        stream = peer.trouble.MakeStream(peer.request("PANIC_MID_STREAM", depth=3), timeout=PATIENCE)
+        numbers.extend(reply.number for reply in stream)
     except grpc.RpcError as failure:
         expect(read_from_node(peer, failure, grpc.StatusCode.INTERNAL).kind, "PANIC", "kind")
     else:
-        raise Failed("the stream went on")
+        raise Failed("the stream ended with success")
+    # grpcio gives up messages that it had not asked for when the status came.
+    require(numbers in ([], [1]), f"messages {numbers}")
 
 
 def check_same_failure(peer):

@@ -25,13 +25,7 @@ use wardkeep_proto::{
     context::{self, RequestContext},
 };
 
-use crate::{
-    entrance,
-    heart::WorkGuard,
-    panics,
-    ward::Live,
-    wellform,
-};
+use crate::{entrance, heart::WorkGuard, panics, ward::Live, wellform};
 
 /// How long a body that is being polled at its deadline is left alone before the next try.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -64,7 +58,11 @@ impl http_body::Body for Inbound {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if polled.is_pending() { self.work.pause() } else { self.work.resume() }
+        if polled.is_pending() {
+            self.work.pause()
+        } else {
+            self.work.resume()
+        }
         polled
     }
 
@@ -271,8 +269,8 @@ impl http_body::Body for CallBody {
                 Poll::Ready(Some(frame)) => frame,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    let cut_off =
-                        this.aborted.as_mut().poll(cx).is_ready() || this.deadline.as_mut().poll(cx).is_ready();
+                    let cut_off = this.aborted.as_mut().poll(cx).is_ready()
+                        || this.deadline.as_mut().poll(cx).is_ready();
                     if !cut_off {
                         return Poll::Pending;
                     }

@@ -107,11 +107,8 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
 
     let cancel = incarnation.abort.child_token();
     let work = Arc::new(incarnation.heart.work());
-    let claim = Claim {
-        _cancel: cancel.clone().drop_guard(),
-        work: work.clone(),
-        _token: incarnation.work.token(),
-    };
+    let claim =
+        Claim { _cancel: cancel.clone().drop_guard(), work: work.clone(), _token: incarnation.work.token() };
     let mut request = request.map(|body| Body::new(Inbound::new(body, work)));
     request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), context.clone(), cancel));
     let handler = Contained::new(live.service.clone().oneshot(request));

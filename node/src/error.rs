@@ -93,6 +93,9 @@ pub enum NodeError {
         /// The highest seen.
         highest: u64,
     },
+    /// A command from someone whom this node has not accepted as its steward.
+    #[error("no steward has been welcomed in this session, or the node is leaving")]
+    NoMandate,
     /// A command about an incarnation that is not the present one.
     #[error("ward {ward} is at incarnation {present}, not {asked}")]
     OtherIncarnation {
@@ -125,6 +128,7 @@ impl Kind for NodeError {
             Self::Misconfigured(_) => "MISCONFIGURED",
             Self::CannotReexecute { .. } => "CANNOT_REEXECUTE",
             Self::OldEpoch { .. } => "OLD_EPOCH",
+            Self::NoMandate => "NO_MANDATE",
             Self::OtherIncarnation { .. } => "OTHER_INCARNATION",
         }
     }
@@ -136,7 +140,9 @@ impl Kind for NodeError {
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
             Self::NotLoopback { .. } | Self::Misconfigured(_) => Code::InvalidArgument,
-            Self::OldEpoch { .. } | Self::OtherIncarnation { .. } => Code::FailedPrecondition,
+            Self::OldEpoch { .. } | Self::NoMandate | Self::OtherIncarnation { .. } => {
+                Code::FailedPrecondition
+            }
             Self::ProgramEnded { .. }
             | Self::CannotStart { .. }
             | Self::CannotListen { .. }

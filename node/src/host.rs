@@ -23,6 +23,7 @@ use crate::{
     context::Incarnation,
     error::NodeError,
     heart::{Delta, Heart, Sweep},
+    panics::Contained,
     ward::{self, Ended, Route, Ward},
     wire,
 };
@@ -134,7 +135,7 @@ impl Host {
     ///
     /// # Errors
     /// [`NodeError::OtherIncarnation`] for a late or repeated order.
-    pub(crate) fn start(&mut self, slot: usize, after: u64) -> Result<(), Error> {
+    pub(crate) fn start(&mut self, slot: usize, after: u64, now: Duration) -> Result<(), Error> {
         let (node, runtime) = (self.node.clone(), self.runtime.clone());
         let hosted = self.get(slot)?;
         if hosted.running.is_some() || hosted.number != after {
@@ -146,6 +147,11 @@ impl Host {
         hosted.started_at = Some(Utc::now());
         hosted.status = String::new();
         let number = hosted.number;
+        // A heart of its own: what an abandoned incarnation still does is not this one's doing.
+        hosted.heart = Arc::new(Heart::new(hosted.ward.spec.stall_timeout));
+        hosted.sweep = Sweep::new(now);
+        hosted.work_ended = hosted.work_begun;
+        hosted.oldest_work = None;
         let incarnation =
             Incarnation::new(node, hosted.ward.spec.name.clone(), number, hosted.heart.clone(), runtime);
         let (stop, stopped) = watch::channel(None);
@@ -158,7 +164,8 @@ impl Host {
             let announce = move || {
                 let _ = ready.send(());
             };
-            (slot, number, ward::run(work, route, incarnation, stopped, leaked, announce).await)
+            let run = Contained::new(ward::run(work, route, incarnation, stopped, leaked, announce));
+            (slot, number, run.await.unwrap_or_else(Ended::by_bug))
         });
         self.readies.push(Box::pin(async move { is_ready.await.ok().map(|()| (slot, number)) }));
         self.note(slot, None);
@@ -215,7 +222,7 @@ impl Host {
                     }
                 }
                 Some(ended) = self.runs.join_next() => {
-                    // A run neither panics (the ward's code is contained) nor is it aborted.
+                    // A run neither panics (it is contained) nor is it aborted.
                     if let Ok((slot, number, ended)) = ended {
                         return Noticed::Ended(slot, number, ended);
                     }
@@ -248,6 +255,9 @@ impl Host {
         let node = self.node.clone();
         let hosted = &mut self.wards[slot];
         hosted.running = None;
+        hosted.oldest_work = None;
+        // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
+        hosted.route.current.store(None);
         hosted.phase = Phase::Stopped;
         let error = ended.error.map(|e| e.at(&node, &hosted.ward.spec.name, number));
         if let Some(error) = &error {

@@ -31,12 +31,14 @@ use crate::{
     host::Host,
     mandate::Mandate,
     reexec,
-    session::{self, Tidings},
+    session::{self, Link, Tidings},
     story, wire,
 };
 
 /// How often hearts are swept and overdue things looked for.
 const SWEEP: Duration = Duration::from_millis(50);
+/// A gap between two sweeps counts for no more than this.
+const LONGEST_TURN: Duration = Duration::from_millis(200);
 /// How often the own steward hears of heartbeats; a supervisor says how often it wants to.
 const OWN_REPORTS: Duration = Duration::from_millis(200);
 /// How often the wards' runtime is asked for a sign of life.
@@ -86,6 +88,8 @@ pub(crate) struct Setup {
     /// Ends the server; it says so through `server_ended`.
     pub(crate) stop_server: CancellationToken,
     pub(crate) server_ended: CancellationToken,
+    /// Nobody runs the node any more.
+    pub(crate) owner_gone: CancellationToken,
     pub(crate) origin: Instant,
 }
 
@@ -107,6 +111,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
     if let Some(supervisor) = setup.supervisor.clone() {
         session.spawn(session::keep(supervisor, tidings.clone(), stop_session.clone()));
     }
+    let owner_gone = setup.owner_gone.clone();
     let mut keeper = Keeper {
         link: None,
         welcomed: false,
@@ -114,11 +119,13 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         report_sequence: 0,
         report_every: OWN_REPORTS,
         next_report: Duration::ZERO,
+        lived: Duration::ZERO,
+        swept_at: Duration::ZERO,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
         setup,
     };
-    let ended = keeper.run(inbox).await;
+    let ended = keeper.run(inbox, owner_gone).await;
     stop_session.cancel();
     drop(tidings);
     let _ = timeout(Duration::from_secs(1), async { while session.join_next().await.is_some() {} }).await;
@@ -127,12 +134,16 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
 
 struct Keeper {
     setup: Setup,
-    link: Option<mpsc::Sender<v1::NodeMessage>>,
+    link: Option<Link>,
     welcomed: bool,
     last_lost: String,
     report_sequence: u64,
     report_every: Duration,
     next_report: Duration,
+    /// The time that wards have had: what their work's age is counted in.
+    lived: Duration,
+    /// When that was last advanced.
+    swept_at: Duration,
     /// Last value of the probe, and since when.
     probe_seen: (u64, Duration),
     /// Actions of the own steward still to be done.
@@ -147,7 +158,11 @@ enum Next {
 }
 
 impl Keeper {
-    async fn run(&mut self, mut inbox: mpsc::Receiver<Tidings>) -> Result<(), Error> {
+    async fn run(
+        &mut self,
+        mut inbox: mpsc::Receiver<Tidings>,
+        owner_gone: CancellationToken,
+    ) -> Result<(), Error> {
         let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
         self.queue = self.setup.mandate.take(self.now(), reports);
         self.settle().await;
@@ -158,9 +173,10 @@ impl Keeper {
                 order = self.setup.orders.recv() => match order {
                     Some(Order::Drain(on)) => { self.drain(on).await; Next::Go }
                     Some(Order::Shutdown(done)) => Next::Shutdown(done),
-                    // The node's owner is gone without a word.
                     None => Next::Shutdown(oneshot::channel().0),
                 },
+                // The future that ran the node was dropped.
+                () = owner_gone.cancelled() => Next::Shutdown(oneshot::channel().0),
                 Some(tidings) = inbox.recv() => self.hear(tidings).await,
                 noticed = self.setup.host.noticed() => { self.setup.host.settle(noticed); Next::Go }
                 _ = sweep.tick() => { self.sweep(); Next::Go }
@@ -208,6 +224,7 @@ impl Keeper {
                 }
                 self.last_lost = why;
                 self.setup.mandate.session_lost(now);
+                self.publish();
                 Next::Go
             }
             Tidings::Down(message) => match message.kind {
@@ -241,6 +258,7 @@ impl Keeper {
             .clamp(Duration::from_millis(20), Duration::from_secs(60));
         self.next_report = self.now();
         tracing::info!(node = %self.name(), epoch = welcome.epoch, "attends the supervisor");
+        self.publish();
     }
 
     async fn obey(&mut self, command: v1::Command) -> Next {
@@ -252,6 +270,8 @@ impl Keeper {
         let (outcome, next) = if command.epoch < self.setup.mandate.epoch() {
             let error = NodeError::OldEpoch { got: command.epoch, highest: self.setup.mandate.epoch() };
             (Err(error.into()), Next::Go)
+        } else if !self.welcomed {
+            (Err(NodeError::NoMandate.into()), Next::Go)
         } else {
             span.in_scope(|| {
                 tracing::info!(kind = command.kind.as_ref().map_or("?", command_name), "{reason}")
@@ -268,14 +288,21 @@ impl Keeper {
 
     async fn execute(&mut self, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
         use v1::command::Kind;
+        let now = self.lived;
         let host = &mut self.setup.host;
         match kind {
-            Some(Kind::Start(start)) => (host.start(start.slot as usize, start.after_incarnation), Next::Go),
+            Some(Kind::Start(start)) => {
+                (host.start(start.slot as usize, start.after_incarnation, now), Next::Go)
+            }
             Some(Kind::Stop(stop)) => {
                 let grace = wire::to_duration(stop.grace);
                 (host.stop(stop.slot as usize, stop.incarnation, grace), Next::Go)
             }
-            Some(Kind::Hold(hold)) => (host.hold(hold.slot as usize, hold.incarnation), Next::Go),
+            Some(Kind::Hold(hold)) => {
+                let held = host.hold(hold.slot as usize, hold.incarnation);
+                self.publish();
+                (held, Next::Go)
+            }
             Some(Kind::Drain(drain)) => {
                 self.drain(drain.on).await;
                 (Ok(()), Next::Go)
@@ -295,7 +322,11 @@ impl Keeper {
     /// Sweeps the hearts, reports when it is time, takes the mandate when nobody has it.
     fn sweep(&mut self) {
         let now = self.now();
-        self.setup.host.sweep(now);
+        // A process that was frozen, or a thread that got no turn, has not worked meanwhile: such
+        // time does not make work overdue.
+        self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
+        self.swept_at = now;
+        self.setup.host.sweep(self.lived);
         if self.setup.mandate.grace_is_over(now) {
             tracing::warn!(node = %self.name(), "no supervisor for too long: the node heals its own wards now");
             self.report_every = OWN_REPORTS;
@@ -322,8 +353,8 @@ impl Keeper {
     }
 
     fn report(&mut self, now: Duration) {
-        let lag = self.runtime_lag(now);
-        let beats = self.setup.host.beats(now);
+        let lag = self.runtime_lag(self.lived);
+        let beats = self.setup.host.beats(self.lived);
         if self.setup.mandate.is_own() {
             let node = self.setup.info.name.as_str().into();
             let beats = beats
@@ -401,10 +432,11 @@ impl Keeper {
 
     /// Does what the node's own steward wants.
     fn act(&mut self, action: Action) {
+        let now = self.lived;
         let host = &mut self.setup.host;
         let done = match action {
             Action::Start { ward, after_incarnation, .. } => {
-                host.slot(&ward.ward).map_or(Ok(()), |slot| host.start(slot, after_incarnation))
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.start(slot, after_incarnation, now))
             }
             Action::Stop { ward, incarnation, grace, .. } => {
                 host.slot(&ward.ward).map_or(Ok(()), |slot| host.stop(slot, incarnation, Some(grace)))
@@ -436,10 +468,7 @@ impl Keeper {
     }
 
     async fn show_health(&self, slot: usize, state: v1::WardState) {
-        let serving = match state {
-            v1::WardState::Running => ServingStatus::Serving,
-            _ => ServingStatus::NotServing,
-        };
+        let serving = serving(state == v1::WardState::Running && !self.setup.draining.load(Relaxed));
         for service in self.setup.host.services(slot) {
             self.setup.health.set_service_status(service, serving).await;
         }
@@ -447,8 +476,10 @@ impl Keeper {
 
     async fn drain(&mut self, on: bool) {
         self.setup.draining.store(on, Relaxed);
-        let serving = if on { ServingStatus::NotServing } else { ServingStatus::Serving };
-        self.setup.health.set_service_status("", serving).await;
+        self.setup.health.set_service_status("", serving(!on)).await;
+        for (slot, ward) in self.setup.host.view().iter().enumerate() {
+            self.show_health(slot, ward.state()).await;
+        }
         self.send(Up::DrainChange(v1::DrainChange { draining: on }));
         self.publish();
     }
@@ -464,14 +495,24 @@ impl Keeper {
         self.setup.mandate.resign();
         // Before the wards stop: their ends are no failures for a steward to heal.
         self.send(Up::Goodbye(v1::Goodbye { restarting }));
+        self.queue.clear();
+        // One budget for all: each ward gets what those before it have left.
+        let by = grace.and_then(|grace| Instant::now().checked_add(grace));
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for slot in (0..self.setup.host.len()).rev() {
             let Some(number) = self.setup.host.running(slot) else { continue };
+            let grace = by.map(|by| by.saturating_duration_since(Instant::now()));
             if self.setup.host.stop(slot, number, grace).is_err() {
                 continue;
             }
             while self.setup.host.running(slot).is_some() {
-                let noticed = self.setup.host.noticed().await;
-                self.setup.host.settle(noticed);
+                tokio::select! {
+                    noticed = self.setup.host.noticed() => self.setup.host.settle(noticed),
+                    // The supervisor goes on hearing of us, and is answered.
+                    _ = sweep.tick() => self.sweep(),
+                    Some(tidings) = inbox.recv() => self.decline(tidings).await,
+                }
                 self.settle().await;
             }
         }
@@ -481,6 +522,18 @@ impl Keeper {
             // Our end of the session is closed; the supervisor closes its own when it has read all.
             let closed = async { while !matches!(inbox.recv().await, Some(Tidings::Lost(_)) | None) {} };
             let _ = timeout(GOODBYE_PATIENCE, closed).await;
+        }
+    }
+
+    /// While the node leaves, nothing new is begun.
+    async fn decline(&mut self, tidings: Tidings) {
+        match tidings {
+            Tidings::Down(v1::StewardMessage { kind: Some(Down::Command(command)) }) => {
+                self.welcomed = false;
+                drop(self.obey(command).await);
+            }
+            Tidings::Lost(_) => drop(self.hear(tidings).await),
+            Tidings::Down(_) | Tidings::Dialled(_) => {}
         }
     }
 
@@ -500,7 +553,7 @@ impl Keeper {
     /// with the next one everything is told anew.
     fn send(&mut self, kind: Up) {
         if let Some(link) = &self.link
-            && link.try_send(v1::NodeMessage { kind: Some(kind) }).is_err()
+            && !link.send(v1::NodeMessage { kind: Some(kind) })
         {
             self.link = None;
         }
@@ -514,6 +567,10 @@ impl Keeper {
             leaked_threads: self.setup.host.leaked(),
         }));
     }
+}
+
+fn serving(yes: bool) -> ServingStatus {
+    if yes { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 fn command_name(kind: &v1::command::Kind) -> &'static str {

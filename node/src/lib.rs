@@ -15,6 +15,7 @@ mod built_in;
 mod context;
 mod entrance;
 mod error;
+mod greeting;
 mod heart;
 mod host;
 mod keeper;

@@ -37,6 +37,8 @@ use crate::{
 
 /// Orders that may wait for the keeper; it takes them at once.
 const ORDERS: usize = 16;
+/// For the node's own tasks to end when all else has.
+const OWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Describes a node. See [`Node::builder`].
 #[derive(Debug)]
@@ -170,6 +172,7 @@ impl NodeBuilder {
             reexec: plan,
             stop_server: CancellationToken::new(),
             server_ended: CancellationToken::new(),
+            owner_gone: CancellationToken::new(),
             origin,
             info,
         };
@@ -319,6 +322,7 @@ impl Node {
         panics::install_hook();
         tracing::info!(node = %setup.info.name, address = %handle.address, boot = %setup.info.boot_id, "node up");
         let (stop_server, server_ended) = (setup.stop_server.clone(), setup.server_ended.clone());
+        let _owner_here = setup.owner_gone.clone().drop_guard();
         let mut own = JoinSet::new();
         own.spawn(keeper::beat(setup.probe.clone()));
         own.spawn(async move {
@@ -327,7 +331,9 @@ impl Node {
             std::future::pending().await
         });
         let (ended, has_ended) = oneshot::channel();
-        let thread = spawn_keeper(setup, ended)?;
+        let (patience, too_late) = oneshot::channel();
+        let (own_ended, wait_for_own) = std::sync::mpsc::channel();
+        spawn_keeper(setup, ended, (wait_for_own, patience))?;
         let mut has_ended = std::pin::pin!(has_ended);
         let early = tokio::select! {
             result = &mut has_ended => Some(result),
@@ -343,16 +349,25 @@ impl Node {
                 has_ended.await
             }
         };
-        own.shutdown().await;
-        let _ = thread.join();
+        own.abort_all();
+        let gone = async { while own.join_next().await.is_some() {} };
+        tokio::select! {
+            () = gone => {}
+            // Threads of this runtime are blocked for good: nothing on it can be waited for.
+            _ = too_late => {}
+        }
+        drop(own_ended);
         result.unwrap_or_else(|_| Err(wardkeep_proto::error::Bug::because("the keeper's thread died")))
     }
 }
 
+/// The keeper's thread outlives the keeper by a moment, as the one clock that goes on if the node's
+/// own runtime is stuck.
 fn spawn_keeper(
     setup: Setup,
     ended: oneshot::Sender<Result<(), Error>>,
-) -> Result<std::thread::JoinHandle<()>, Error> {
+    (own_ended, too_late): (std::sync::mpsc::Receiver<()>, oneshot::Sender<()>),
+) -> Result<(), Error> {
     let cannot = |source| NodeError::CannotStart { program: "the keeper's thread".to_owned(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     std::thread::Builder::new()
@@ -362,7 +377,10 @@ fn spawn_keeper(
             // Blocking threads of its own (reaping programs) must not hold up the end.
             runtime.shutdown_timeout(Duration::from_millis(100));
             let _ = ended.send(result);
+            let _ = own_ended.recv_timeout(OWN_PATIENCE);
+            let _ = too_late.send(());
         })
+        .map(drop)
         .map_err(|source| cannot(source).into())
 }
 

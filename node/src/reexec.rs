@@ -7,6 +7,7 @@ use std::{
     os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::PathBuf,
     process::Command,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -45,11 +46,18 @@ impl Plan {
             .env("LISTEN_FDS_FIRST_FD", self.listener.as_raw_fd().to_string())
             .env("LISTEN_PID", std::process::id().to_string())
             .exec();
+        // Still here: no program of ours may inherit the socket.
+        let _ = fcntl(&self.listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         failed(source)
     }
 }
 
-/// The socket that a former image of this process, or systemd, left open for us.
+/// The socket that a former image of this process, or systemd, left open for us. There is one, for
+/// the first node that asks: taken twice, it would be closed under the first one's feet.
 pub(crate) fn inherited() -> Option<TcpListener> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Relaxed) {
+        return None;
+    }
     listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten()
 }

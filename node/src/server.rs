@@ -19,6 +19,8 @@ use tonic::{
 };
 use tower::Service;
 
+use crate::greeting;
+
 /// Where connections come from.
 pub trait Listener: Send + 'static {
     /// A connection.
@@ -34,7 +36,9 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<(TcpStream, Option<TcpConnectInfo>)> {
         let (stream, _) = TcpListener::accept(self).await?;
         // Small replies must not wait for the acknowledgement of the one before.
-        stream.set_nodelay(true)?;
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set; the connection has probably gone");
+        }
         let info = stream.connect_info();
         Ok((stream, Some(info)))
     }
@@ -52,6 +56,8 @@ pub struct Limits {
     pub pending_resets: usize,
     /// Bytes of headers per request.
     pub header_bytes: u32,
+    /// How long a new connection may take to say that it speaks HTTP/2.
+    pub handshake_timeout: Duration,
     /// Silence after which a connection is probed.
     pub keepalive_interval: Duration,
     /// How long the answer to the probe may take.
@@ -67,6 +73,7 @@ impl Default for Limits {
             streams: 4_096,
             pending_resets: 16_384,
             header_bytes: 32 * 1024,
+            handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
@@ -94,6 +101,8 @@ where
 {
     let tasks = TaskTracker::new();
     let end = CancellationToken::new();
+    // Whoever drops this future, instead of stopping it, drops the connections with it.
+    let _end_with_me = end.clone().drop_guard();
     let permits = Arc::new(Semaphore::new(limits.connections));
     let builder = builder(limits, tasks.clone());
     loop {
@@ -106,6 +115,7 @@ where
         };
         let (permit, (io, info)) = match accepted {
             (permit, Ok(accepted)) => (permit, accepted),
+            (_, Err(error)) if is_about_the_peer(&error) => continue,
             (_, Err(error)) => {
                 // Out of file descriptors, for instance: without a pause this loop eats a core.
                 tracing::warn!(%error, "cannot accept a connection; trying again in 100 ms");
@@ -114,11 +124,15 @@ where
             }
         };
         let peer = info.as_ref().and_then(TcpConnectInfo::remote_addr);
+        let (io, greeting) = greeting::watch(io, limits.handshake_timeout);
         let connection = builder.serve_connection(TokioIo::new(io), Stamp { inner: service.clone(), info });
         let (stop, end) = (stop.clone(), end.clone());
         tasks.spawn(async move {
             let _permit = permit;
-            watch_connection(connection, peer, stop, end).await;
+            tokio::select! {
+                () = watch_connection(connection, peer, stop, end) => {}
+                () = greeting.missed() => tracing::debug!(?peer, "no HTTP/2 preface in time; connection closed"),
+            }
         });
     }
     tasks.close();
@@ -128,6 +142,12 @@ where
         let _ = timeout(Duration::from_secs(1), tasks.wait()).await;
     }
     listener
+}
+
+/// A connection that was gone before it could be accepted says nothing about the next one.
+fn is_about_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
 }
 
 fn builder(limits: Limits, tasks: TaskTracker) -> http2::Builder<Tracked> {

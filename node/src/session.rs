@@ -6,8 +6,11 @@ use std::time::Duration;
 use backon::BackoffBuilder as _;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, transport::Endpoint};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
 use wardkeep_proto::{
     Error,
     v1::{NodeMessage, StewardMessage, stewardship_client::StewardshipClient},
@@ -15,14 +18,30 @@ use wardkeep_proto::{
 
 /// Messages up that may wait: beyond, the supervisor does not read and the session is given up.
 const QUEUE: usize = 1_024;
+/// For the supervisor to close its side, after the keeper has given up the session.
+const LINGER: Duration = Duration::from_millis(500);
 /// For connecting and for the answer to the first message.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The keeper's end of a session. When it is dropped, what was sent is still delivered; a supervisor
+/// that does not close its side then is left after [`LINGER`].
+pub(crate) struct Link {
+    up: mpsc::Sender<NodeMessage>,
+    _given_up: DropGuard,
+}
+
+impl Link {
+    /// Queues a message. False: the supervisor does not read, or the session has ended.
+    pub(crate) fn send(&self, message: NodeMessage) -> bool {
+        self.up.try_send(message).is_ok()
+    }
+}
+
 /// What happens to the session.
 pub(crate) enum Tidings {
-    /// A connection stands. The first message to send into it is the Hello; dropping the sender
-    /// ends the session.
-    Dialled(mpsc::Sender<NodeMessage>),
+    /// A connection stands. The first message to send into it is the Hello; dropping the link ends
+    /// the session.
+    Dialled(Link),
     /// From the supervisor.
     Down(StewardMessage),
     /// It ended, or could not be begun.
@@ -72,9 +91,29 @@ async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed
         Err(error) => return format!("{}: {}", supervisor.uri(), root_cause(&error)),
     };
     let (up, queue) = mpsc::channel(QUEUE);
-    if tidings.send(Tidings::Dialled(up)).await.is_err() {
+    let given_up = CancellationToken::new();
+    let link = Link { up, _given_up: given_up.clone().drop_guard() };
+    if tidings.send(Tidings::Dialled(link)).await.is_err() {
         return "the node ends".to_owned();
     }
+    let left = async {
+        given_up.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        ended = listen(supervisor, channel, queue, tidings, welcomed) => ended,
+        () = left => "the node gave the session up".to_owned(),
+    }
+}
+
+/// The rest of a session once the keeper has its end.
+async fn listen(
+    supervisor: &Endpoint,
+    channel: Channel,
+    queue: mpsc::Receiver<NodeMessage>,
+    tidings: &mpsc::Sender<Tidings>,
+    welcomed: &mut bool,
+) -> String {
     let mut client = StewardshipClient::new(channel);
     let opening = client.attend(Request::new(ReceiverStream::new(queue)));
     let mut down = match timeout(PATIENCE, opening).await {
@@ -83,7 +122,16 @@ async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed
         Err(_) => return format!("{}: no answer within {PATIENCE:?}", supervisor.uri()),
     };
     loop {
-        match down.message().await {
+        // The first message is due at once; after it, silence is fine: the connection is probed.
+        let patience = if *welcomed { None } else { Some(PATIENCE) };
+        let message = match patience {
+            None => down.message().await,
+            Some(patience) => match timeout(patience, down.message()).await {
+                Ok(message) => message,
+                Err(_) => return format!("{}: no welcome within {patience:?}", supervisor.uri()),
+            },
+        };
+        match message {
             Ok(Some(message)) => {
                 *welcomed = true;
                 if tidings.send(Tidings::Down(message)).await.is_err() {

@@ -63,10 +63,12 @@ pub fn init(service: &str, format: LogFormat, verbose: u8) -> Result<Telemetry, 
             _ => "trace",
         })
     });
+    // Not the transport's own spans: the exporter's transport would tell of itself for ever.
+    let traced = EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off");
     let provider = exporter()?.map(|exporter| provider(service, exporter));
     let traces = provider.as_ref().map(|provider| {
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("wardkeep"))
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("wardkeep")).with_filter(traced)
     });
     let lines = match format {
         LogFormat::Text => {

@@ -6,9 +6,12 @@ use std::{sync::Arc, time::Duration};
 use wardkeep_proto::{duration, v1};
 use wardkeep_steward as steward;
 
-/// An absent or negative duration is `None`.
+/// An absent or negative duration is `None`, and so is nonsense.
 pub fn to_duration(d: Option<prost_types::Duration>) -> Option<Duration> {
-    d.and_then(|d| Duration::try_from(d).ok())
+    // Not prost's own conversion: it normalises first, which overflows on the most negative values.
+    let d = d?;
+    let nanos = u32::try_from(d.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(u64::try_from(d.seconds).ok()?, nanos))
 }
 
 /// A spec as the steward knows it.

@@ -115,7 +115,9 @@ impl Ward {
         self
     }
 
-    /// A unit of work older than this is a stall, and the ward is restarted.
+    /// A unit of work older than this is a stall, and the ward is restarted. A call is one unit, of
+    /// which the time it waits for its caller does not count, and each message of a streamed reply
+    /// begins anew: a stream must say something at least this often.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.spec.stall_timeout = Some(timeout);
@@ -126,6 +128,9 @@ impl Ward {
     #[must_use]
     pub fn pulse_timeout(mut self, timeout: Duration) -> Self {
         self.spec.pulse_timeout = Some(timeout);
+        if let Work::Process(program) = &mut self.work {
+            Arc::make_mut(program).pulses_within(timeout);
+        }
         self
     }
 
@@ -207,6 +212,11 @@ pub(crate) struct Ended {
 impl Ended {
     fn new(kind: v1::ExitKind) -> Self {
         Self { kind, error: None, traceparent: None, rest: None }
+    }
+
+    /// Not the ward's code failed but ours around it.
+    pub(crate) fn by_bug(error: Error) -> Self {
+        Self::new(v1::ExitKind::Failed).because(error)
     }
 
     fn because(mut self, error: Error) -> Self {

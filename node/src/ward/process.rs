@@ -34,8 +34,21 @@ pub struct Program {
     env: BTreeMap<OsString, OsString>,
     dir: Option<PathBuf>,
     notify: bool,
+    watchdog: Option<Duration>,
     stop_signal: Signal,
 }
+
+/// What a service manager told the node itself, and is not for its programs.
+const NOT_INHERITED: [&str; 8] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDS_FIRST_FD",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "INVOCATION_ID",
+];
 
 impl Program {
     /// A program by path, or by name to be found on `PATH`.
@@ -46,6 +59,7 @@ impl Program {
             env: BTreeMap::new(),
             dir: None,
             notify: false,
+            watchdog: None,
             stop_signal: Signal::SIGTERM,
         }
     }
@@ -85,8 +99,19 @@ impl Program {
         self
     }
 
+    /// As systemd does, tells the program how often it must pulse.
+    pub(super) fn pulses_within(&mut self, timeout: Duration) {
+        self.watchdog = Some(timeout);
+    }
+
     fn command(&self, notify: Option<&sd_notify::Socket>) -> CommandWrap {
         let mut command = Command::new(&self.path);
+        for key in NOT_INHERITED {
+            command.env_remove(key);
+        }
+        if let Some(timeout) = self.watchdog {
+            command.env("WATCHDOG_USEC", timeout.as_micros().to_string());
+        }
         command.args(&self.args).envs(&self.env).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(dir) = &self.dir {

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, atomic::AtomicU32};
 
-use tokio::time::timeout;
-use wardkeep_proto::v1;
+use tokio::{task::JoinError, time::timeout};
+use wardkeep_proto::{Error, v1};
 
 use super::{ABORT_PATIENCE, Ended, StopSignal, TaskFactory, counted, ordered_to_stop};
 use crate::{
@@ -24,29 +24,57 @@ pub(super) async fn run(
     let mut running = incarnation.runtime.spawn(body);
     ready();
     let grace = tokio::select! {
-        ended = &mut running => return match ended {
-            Ok(Ok(Ok(()))) => Ended::new(v1::ExitKind::Done),
-            Ok(Ok(Err(error))) => Ended::new(v1::ExitKind::Failed).because(error),
-            Ok(Err(panic)) => Ended::new(v1::ExitKind::Panicked).because(panic),
-            // Only a runtime that shuts down cancels it.
-            Err(_) => Ended::new(v1::ExitKind::Stopped),
-        },
+        ended = &mut running => {
+            // What it began elsewhere has lost its reason, and must not hold up the next incarnation.
+            incarnation.stop.cancel();
+            incarnation.work.close();
+            let rest = async move {
+                if timeout(ABORT_PATIENCE, incarnation.work.wait()).await.is_err() {
+                    counted(leaked, async { incarnation.work.wait().await }).await;
+                }
+            };
+            return Ended { rest: Some(Box::pin(rest)), ..by_itself(ended) };
+        }
         grace = ordered_to_stop(&mut stop) => grace,
     };
     incarnation.stop.cancel();
-    if timeout(grace, &mut running).await.is_err() {
-        running.abort();
-        incarnation.abort.cancel();
-        if timeout(ABORT_PATIENCE, &mut running).await.is_err() {
-            let rest = counted(leaked, async move { drop(running.await) });
-            return Ended { rest: Some(Box::pin(rest)), ..Ended::new(v1::ExitKind::Abandoned) };
+    let ended = match timeout(grace, &mut running).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            running.abort();
+            incarnation.abort.cancel();
+            match timeout(ABORT_PATIENCE, &mut running).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    let rest = counted(leaked, async move {
+                        drop(running.await);
+                        incarnation.work.close();
+                        incarnation.work.wait().await;
+                    });
+                    return Ended { rest: Some(Box::pin(rest)), ..Ended::new(v1::ExitKind::Abandoned) };
+                }
+            }
         }
-    }
+    };
     incarnation.work.close();
     if timeout(ABORT_PATIENCE, incarnation.work.wait()).await.is_err() {
         // The loop has ended, but blocking work it began has not.
         let rest = counted(leaked, async move { incarnation.work.wait().await });
         return Ended { rest: Some(Box::pin(rest)), ..Ended::new(v1::ExitKind::Abandoned) };
     }
-    Ended::new(v1::ExitKind::Stopped)
+    match ended {
+        // A panic on the way out is still worth telling; an error then is mostly "I was cancelled".
+        Ok(Err(panic)) => Ended::new(v1::ExitKind::Stopped).because(panic),
+        _ => Ended::new(v1::ExitKind::Stopped),
+    }
+}
+
+fn by_itself(ended: Result<Result<Result<(), Error>, Error>, JoinError>) -> Ended {
+    match ended {
+        Ok(Ok(Ok(()))) => Ended::new(v1::ExitKind::Done),
+        Ok(Ok(Err(error))) => Ended::new(v1::ExitKind::Failed).because(error),
+        Ok(Err(panic)) => Ended::new(v1::ExitKind::Panicked).because(panic),
+        // Only a runtime that shuts down cancels it.
+        Err(_) => Ended::new(v1::ExitKind::Stopped),
+    }
 }

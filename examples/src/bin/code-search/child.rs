@@ -119,12 +119,12 @@ async fn node(child: Child) -> Result<(), Failure> {
     if let Some(folder) = corpus.filter(|_| !list.exists()) {
         first_index(&folder, path, &dir, &list)?;
     }
-    let (corpus, engine) = tokio::task::spawn_blocking(move || search_node::engine(path, &list, &dir))
+    let (files, engine) = tokio::task::spawn_blocking(move || search_node::engine(path, &list, &dir))
         .await
         .map_err(Failure::failed)?
         .map_err(Failure::failed)?;
     let name = name.unwrap_or_else(|| path.to_string());
-    let mut builder = search_node::builder(&name, engine, &corpus, chaos).zone(zone);
+    let mut builder = search_node::builder(&name, engine, files, chaos).zone(zone);
     if let Some(supervisor) = supervisor {
         builder = builder.supervisor(supervisor);
     }

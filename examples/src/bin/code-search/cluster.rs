@@ -149,12 +149,21 @@ impl Cluster {
         Ok(SearchClient::new(alone))
     }
 
-    /// Has the next search on this node hang or panic.
-    pub(crate) async fn break_next(&self, node: &NodeFacts, fault: Fault) -> Result<(), Failure> {
+    /// Has one search on this node hang or panic, and makes that search. Returns what its caller is
+    /// told within `patience`.
+    pub(crate) async fn break_search(
+        &self,
+        node: &NodeFacts,
+        fault: Fault,
+        patience: Duration,
+    ) -> Result<Option<Error>, Failure> {
+        const QUERY: &str = "the query that breaks it";
         let channel = wardkeep_client::endpoint(&node.uri).map_err(Failure::failed)?.connect_lazy();
-        let request = ChaosRequest { fault: fault.into() };
+        let request = ChaosRequest { fault: fault.into(), query: QUERY.to_owned() };
         ChaosClient::new(channel).next(request).await.map_err(|s| Failure::failed(Error::from_status(&s)))?;
-        Ok(())
+        let mut alone = self.alone(node)?;
+        let told = timeout(patience, ask(&mut alone, QUERY)).await;
+        Ok(told.ok().and_then(Result::err).map(|status| Error::from_status(&status)))
     }
 
     /// The supervisor's events from now on.

@@ -89,9 +89,9 @@ impl Scene<'_> {
         let node = self.cluster.node(name).await?;
         self.say.line(&format!("\n* the search ward of {name} hangs in its work (a deadlock on a thread)"));
         let events = self.cluster.events().await?;
-        self.cluster.break_next(&node, Fault::Hang).await?;
         let begun = Instant::now();
         let before = self.fire.tally();
+        self.cluster.break_search(&node, Fault::Hang, Duration::from_millis(20)).await?;
         let detected = noticed(events, name, "search", Verdict::Stalled, begun).await;
         let (healed, now) = self.answers_again(&node, begun, |now| now.incarnation > node.incarnation).await;
         self.close("stall_ward", name, detected, healed, before).await;
@@ -108,28 +108,13 @@ impl Scene<'_> {
         let node = self.cluster.node(name).await?;
         self.say.line(&format!("\n* the search ward of {name} panics; a caller of {name} alone is told"));
         let events = self.cluster.events().await?;
-        let mut alone = self.cluster.alone(&node)?;
         let before = self.fire.tally();
-        // The stream of queries may meet the panic first: then we ask again.
-        let mut begun = Instant::now();
-        for _ in 0..10 {
-            begun = Instant::now();
-            self.cluster.break_next(&node, Fault::Panic).await?;
-            if let Err(status) = ask(&mut alone, &self.query).await {
-                let error = Error::from_status(&status);
-                if error.kind() == "PANIC" {
-                    self.say.line(&format!("  \"{}\"", error.user_message()));
-                    self.say.line(&format!(
-                        "  error {} at {} on {}",
-                        error.id(),
-                        error.occurred_at(),
-                        error.machine()
-                    ));
-                    self.error = Some(error);
-                    break;
-                }
-            }
-            sleep(Duration::from_millis(50)).await;
+        let begun = Instant::now();
+        self.error = self.cluster.break_search(&node, Fault::Panic, PATIENCE).await?;
+        if let Some(error) = &self.error {
+            self.say.line(&format!("  \"{}\"", error.user_message()));
+            let at = error.occurred_at().format("%H:%M:%S%.3f UTC");
+            self.say.line(&format!("  error {} at {at} on {}", error.id(), error.machine()));
         }
         let detected = noticed(events, name, "search", Verdict::Crashed, begun).await;
         let (healed, now) = self.answers_again(&node, begun, |now| now.incarnation > node.incarnation).await;

@@ -89,13 +89,15 @@ impl Report {
         }
     }
 
-    /// Every answer the same, no replicated query failed, everything mended.
+    /// Every answer the same, no replicated query failed, everything mended, and the one who was hit
+    /// by a panic told in a well-formed way.
     pub(crate) fn is_good(&self) -> bool {
         let mended = |fault: &Mended| fault.detected_ms.is_some() && fault.healed_ms.is_some();
         self.failed == 0
             && self.mismatched == 0
             && self.faults.len() == FAULTS
             && self.faults.iter().all(mended)
+            && self.error_sample.is_some()
     }
 
     pub(crate) fn print_json(&self) -> io::Result<()> {

@@ -15,7 +15,8 @@ impl Latencies {
     pub(crate) fn percentile(&mut self, share: f64) -> f64 {
         self.0.sort_unstable();
         let rank = (share * self.0.len() as f64).ceil() as usize;
-        self.0.get(rank.saturating_sub(1)).map_or(0.0, |d| d.as_secs_f64() * 1e3)
+        // To the microsecond: more digits would say nothing.
+        self.0.get(rank.saturating_sub(1)).map_or(0.0, |d| d.as_micros() as f64 / 1e3)
     }
 
     pub(crate) fn summary(&mut self) -> Summary {

@@ -1,0 +1,112 @@
+//! What a peer can do to the server, and what it cannot.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::*;
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use wardkeep_node::{Node, server::Limits};
+use wardkeep_proto::v1;
+
+#[tokio::test]
+async fn thousands_of_resets_do_not_end_the_connection() {
+    within(async {
+        let insides = Insides::default();
+        let node = node([trouble(&insides)]).await;
+        node.running("trouble", 1).await;
+        let mut client = node.client().await;
+        for _ in 0..40 {
+            let calls: Vec<_> = (0..50)
+                .map(|_| {
+                    let mut client = client.clone();
+                    async move { client.start_ward(make("forever")).await }
+                })
+                .collect();
+            // Polled once or twice, then dropped: each is a reset.
+            let all = futures_util::future::join_all(calls);
+            let _ = tokio::time::timeout(Duration::from_millis(2), all).await;
+        }
+        client.start_ward(make("ok")).await.unwrap();
+        while insides.dropped.get() < insides.started.get() {
+            tokio::task::yield_now().await;
+        }
+        node.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    within(async {
+        let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
+        let node = start(Node::builder("n").ward(trouble(&Insides::default())).limits(limits)).await;
+        let mut silent = TcpStream::connect(node.handle.local_addr()).await.unwrap();
+        let mut talks = node.client().await;
+        // Up to its end: the server closes it.
+        let _ = silent.read_to_end(&mut Vec::new()).await;
+        // One that greeted stays, however idle.
+        node.running("trouble", 1).await;
+        talks.start_ward(make("ok")).await.unwrap();
+        node.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hanging_call_does_not_hold_up_the_end_for_longer_than_its_grace() {
+    within(async {
+        let insides = Insides::default();
+        let node = node([trouble(&insides).grace(Duration::from_millis(100))]).await;
+        node.running("trouble", 1).await;
+        let mut client = node.client().await;
+        let hanging = tokio::spawn(async move { client.start_ward(make("forever")).await });
+        insides.started.reaches(1).await;
+        // An open health stream is nothing to wait for either.
+        let mut health = tonic_health::pb::health_client::HealthClient::new(node.channel().await);
+        let _watch = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        node.stop().await;
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        let ended = hanging.await.unwrap().unwrap_err();
+        assert_eq!(well_formed(&ended).kind(), "WARD_STOPPED");
+        insides.dropped.reaches(1).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_in_progress_may_finish_within_the_grace() {
+    within(async {
+        let insides = Insides::default();
+        let mut node = node([trouble(&insides)]).await;
+        node.running("trouble", 1).await;
+        let mut client = node.client().await;
+        let call = tokio::spawn(async move { client.start_ward(make("gate")).await });
+        insides.started.reaches(1).await;
+        node.tell_to_stop();
+        node.until(|now| find(now, "trouble").state() == v1::WardState::Stopping).await;
+        insides.gate.open();
+        call.await.unwrap().unwrap();
+        node.ended().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_and_an_address_for_strangers_are_clear_errors() {
+    within(async {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let error = Node::builder("n").bind(&address).await.err().unwrap();
+        assert!(error.to_string().contains(&address), "{error}");
+        let error = Node::builder("n").bind("0.0.0.0:0").await.err().unwrap();
+        assert!(error.to_string().contains("--insecure"), "{error}");
+        let insides = Insides::default();
+        let twice =
+            Node::builder("n").ward(trouble(&insides)).ward(trouble(&insides)).bind("127.0.0.1:0").await;
+        assert_eq!(twice.err().unwrap().kind(), "MISCONFIGURED");
+    })
+    .await;
+}
