@@ -36,6 +36,7 @@ impl Services {
 
     /// Adds a tonic server.
     #[must_use]
+    #[allow(clippy::should_implement_trait, reason = "nobody adds sets of services with `+`")]
     pub fn add<S>(mut self, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>

@@ -57,7 +57,7 @@ pub enum NodeError {
         source: std::io::Error,
     },
     /// A listener could not be opened.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     CannotListen {
         /// The address asked for.
         address: String,

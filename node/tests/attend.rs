@@ -105,22 +105,25 @@ async fn a_node_that_lost_its_supervisor_heals_alone_and_hands_back_with_its_his
         node.until(|now| !now.attending).await;
         // A session without a welcome is no mandate.
         let (unwelcoming, _) = supervisor.session().await;
-        node.running("fragile", 1).await;
+        // What crashes while nobody decides is healed by whoever decides next ...
         poke.add();
         node.running("fragile", 2).await;
+        // ... who by now is the node itself.
+        poke.add();
+        node.running("fragile", 3).await;
         drop(unwelcoming);
 
         let (mut session, hello) = supervisor.session().await;
         assert_eq!((hello.node.unwrap().boot_id, hello.highest_epoch), (boot, 7));
-        assert_eq!((hello.wards[0].incarnation, hello.wards[0].state()), (2, WardState::Running));
+        assert_eq!((hello.wards[0].incarnation, hello.wards[0].state()), (3, WardState::Running));
         let told: Vec<_> = hello.history.iter().map(|event| event.text.as_str()).collect();
         assert!(told.iter().any(|text| text.contains("crashed")), "{told:?}");
         session.welcome(8, GRACE).await;
         node.until(|now| now.attending).await;
         poke.add();
-        assert_eq!(session.exit().await.incarnation, 2);
-        session.command(8, start_after(2)).await.unwrap();
-        node.running("fragile", 3).await;
+        assert_eq!(session.exit().await.incarnation, 3);
+        session.command(8, start_after(3)).await.unwrap();
+        node.running("fragile", 4).await;
         node.stop().await;
     })
     .await;

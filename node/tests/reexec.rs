@@ -17,10 +17,9 @@ use wardkeep_proto::{
 async fn a_node_restarts_in_place_and_refuses_no_connection_meanwhile() {
     within(async {
         let mut supervisor = FakeSupervisor::start().await;
-        let mut process =
-            example_with("reexec_node", |command| {
-                command.env("SUPERVISOR", &supervisor.uri);
-            });
+        let mut process = example_with("reexec_node", |command| {
+            command.env("SUPERVISOR", &supervisor.uri);
+        });
         let mut lines = tokio::io::BufReader::new(process.stdout.take().unwrap()).lines();
         let address: SocketAddr = lines.next_line().await.unwrap().unwrap().parse().unwrap();
         let connects = tokio::task::spawn(async move {

@@ -18,7 +18,7 @@ pub enum SupervisorError {
         source: std::io::Error,
     },
     /// The data directory cannot be used.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}")]
     DataDir {
         /// The file or directory.
         path: PathBuf,

@@ -181,10 +181,10 @@ impl Cluster {
 
     /// Leaves everything running until Ctrl-C.
     pub(crate) async fn stay(&self, say: &Say) {
-        say.line("");
-        say.line(&format!("The cluster stays up at {} until Ctrl-C. In a second terminal:", self.address));
-        say.line("");
-        say.line("  cargo build --release --bin wardkeep; export PATH=\"$PWD/target/release:$PATH\"");
+        say.line(&format!("\nThe cluster stays up at {} until Ctrl-C.", self.address));
+        say.line("In a second terminal:\n");
+        say.line("  cargo build --release --bin wardkeep");
+        say.line("  export PATH=\"$PWD/target/release:$PATH\"");
         if !self.address.ends_with(wardkeep::serve::SUPERVISOR_ADDRESS) {
             say.line(&format!("  export WARDKEEP_SUPERVISOR={}", self.address));
         }
@@ -193,7 +193,7 @@ impl Cluster {
             "wardkeep node restart trigram -y",
             "wardkeep ward restart scan/search -y",
             "wardkeep events -f",
-            "wardkeep call wardkeep.examples.v1.Search/Search '{\"query\":\"fn main\",\"limit\":3}' -n 3",
+            "wardkeep call wardkeep.examples.v1.Search/Search '{\"query\":\"fn main\"}' -n 3",
         ] {
             say.line(&format!("  {command}"));
         }

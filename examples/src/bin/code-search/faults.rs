@@ -77,7 +77,7 @@ impl Scene<'_> {
         let (healed, now) = self.answers_again(&node, begun, |now| now.boot != node.boot).await;
         self.close("kill_node", name, detected, healed, before).await;
         self.say.line(&format!(
-            "  noticed after {}, launched anew (PID {}) and answering after {}",
+            "  noticed after {}, launched anew (PID {}), answering after {}",
             ms(detected),
             now.map_or(0, |node| node.pid),
             ms(healed)
@@ -96,7 +96,7 @@ impl Scene<'_> {
         let (healed, now) = self.answers_again(&node, begun, |now| now.incarnation > node.incarnation).await;
         self.close("stall_ward", name, detected, healed, before).await;
         self.say.line(&format!(
-            "  noticed after {} (its work may take 1 s), incarnation {} answers after {}",
+            "  noticed after {} (work may take 1 s), incarnation {} answers after {}",
             ms(detected),
             now.map_or(0, |node| node.incarnation),
             ms(healed)
@@ -143,11 +143,11 @@ impl Scene<'_> {
         self.close("freeze_node", name, detected, healed, before).await;
         let kept = now.is_some_and(|now| now.boot == node.boot && now.incarnation == node.incarnation);
         self.say.line(&format!(
-            "  noticed after {}, continued at {}, answering again at {}; its wards were {}",
+            "  noticed after {}, continued at {}, answering at {}; its wards {}",
             ms(detected),
             ms(Some(continued)),
             ms(healed),
-            if kept { "left alone" } else { "restarted" }
+            if kept { "left alone" } else { "RESTARTED" }
         ));
         Ok(())
     }

@@ -54,11 +54,8 @@ pub(crate) async fn quiet_phase(cluster: &Cluster, queries: &[Drawn], say: &Say)
         mismatched: 0,
         expected: Arc::default(),
     };
-    say.line("");
-    say.line(&format!(
-        "{} queries (rare words, common words, phrases, no hits), each to every node alone and to all at once ...",
-        queries.len()
-    ));
+    say.line(&format!("\n{} queries: rare words, common words, phrases, no hits;", queries.len()));
+    say.line("each goes to every node alone and to all at once ...");
     let mut racing = cluster.racing.clone();
     let mut expected = Vec::with_capacity(queries.len());
     for (turn, drawn) in queries.iter().enumerate() {

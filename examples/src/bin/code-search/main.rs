@@ -12,13 +12,18 @@ mod report;
 mod say;
 mod stats;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::{Parser, ValueEnum};
 use wardkeep_examples::search::{Corpus, DEFAULT_MAX_BYTES, DataPath, Sqlite, draw};
 use wardkeep_node::shutdown_signal;
 
 use cluster::Cluster;
+use report::Report;
 use say::Say;
 
 /// Starts a supervisor and three nodes that search the same code by different data paths, races
@@ -80,10 +85,7 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let ended = match args.child {
         Some(child) => child::run(child).await.map(|()| true),
-        None => tokio::select! {
-            ended = quickstart(args) => ended,
-            () = shutdown_signal() => Err(Failure { line: "interrupted".to_owned(), exit: 130 }),
-        },
+        None => quickstart(args).await,
     };
     match ended {
         Ok(true) => ExitCode::SUCCESS,
@@ -98,34 +100,11 @@ async fn main() -> ExitCode {
 async fn quickstart(args: Args) -> Result<bool, Failure> {
     let say = Say::new();
     let dir = tempfile::Builder::new().prefix("wardkeep-quickstart-").tempdir().map_err(Failure::failed)?;
-    let corpus = prepare(&args, dir.path(), &say)?;
-    let queries = draw(&corpus, args.seed, args.queries as usize);
-    if queries.is_empty() {
-        return Err(Failure::usage(
-            "the corpus has no words to search for: pass another directory with --corpus DIR",
-        ));
-    }
-    let (files, bytes) = (corpus.files.len(), corpus.bytes);
-    drop(corpus);
-
-    say.line("Starting a supervisor; it launches three nodes, which answer the same service:");
-    let cluster = Cluster::start(dir.path(), args.stay).await?;
-    for node in cluster.nodes().await? {
-        say.line(&format!(
-            "  {:<8} PID {:<7} {}  data path: {}",
-            node.name, node.pid, node.uri, node.data_path
-        ));
-    }
-    let mut quiet = load::quiet_phase(&cluster, &queries, &say).await?;
-    say.line("");
-    say.line("Now things break, while queries go on, each sent to all nodes at once:");
-    let faults = faults::all(&cluster, &quiet.expected, &say).await?;
-    let report = report::Report::new(files, bytes, &mut quiet, faults, args.queries);
-    match args.output {
-        Output::Json => report.print_json(),
-        Output::Table => report.print_table(&quiet),
-    }
-    .map_err(Failure::failed)?;
+    // However this ends, the supervisor sees its input close, and ends with its nodes.
+    let (cluster, report) = tokio::select! {
+        shown = show(&args, dir.path(), &say) => shown?,
+        () = shutdown_signal() => return Err(Failure { line: "interrupted".to_owned(), exit: 130 }),
+    };
     if args.stay {
         cluster.stay(&say).await;
     }
@@ -133,8 +112,38 @@ async fn quickstart(args: Args) -> Result<bool, Failure> {
     Ok(report.is_good())
 }
 
+async fn show(args: &Args, dir: &Path, say: &Say) -> Result<(Cluster, Report), Failure> {
+    let corpus = prepare(args, dir, say)?;
+    let queries = draw(&corpus, args.seed, args.queries as usize);
+    if queries.is_empty() {
+        let what = "the corpus has no words to search for: pass another directory with --corpus DIR";
+        return Err(Failure::usage(what));
+    }
+    let (files, bytes) = (corpus.files.len(), corpus.bytes);
+    drop(corpus);
+
+    say.line("Starting a supervisor; it launches three nodes with the same service:");
+    let cluster = Cluster::start(dir, args.stay).await?;
+    for node in cluster.nodes().await? {
+        say.line(&format!(
+            "  {:<8} PID {:<7} {}  data path: {}",
+            node.name, node.pid, node.uri, node.data_path
+        ));
+    }
+    let mut quiet = load::quiet_phase(&cluster, &queries, say).await?;
+    say.line("\nNow things break, while queries go on, each sent to all nodes at once:");
+    let faults = faults::all(&cluster, &quiet.expected, say).await?;
+    let report = Report::new(files, bytes, &mut quiet, faults, args.queries);
+    match args.output {
+        Output::Json => report.print_json(),
+        Output::Table => report.print_table(&quiet),
+    }
+    .map_err(Failure::failed)?;
+    Ok((cluster, report))
+}
+
 /// Reads the corpus and builds what must be on disk before nodes start.
-fn prepare(args: &Args, dir: &std::path::Path, say: &Say) -> Result<Arc<Corpus>, Failure> {
+fn prepare(args: &Args, dir: &Path, say: &Say) -> Result<Arc<Corpus>, Failure> {
     let max_bytes = args.max_mib << 20;
     let progress = say.progress();
     let told = |p: wardkeep_examples::search::Progress| progress.at(p);
@@ -145,19 +154,16 @@ fn prepare(args: &Args, dir: &std::path::Path, say: &Say) -> Result<Arc<Corpus>,
     .map_err(Failure::usage)?;
     progress.done();
     let cut = if corpus.truncated { format!(" (the first {} MiB)", args.max_mib) } else { String::new() };
-    say.line(&format!(
-        "Corpus: {} files, {:.1} MB of text in {}{cut}",
-        corpus.files.len(),
-        corpus.bytes as f64 / 1e6,
-        corpus.root.display()
-    ));
+    let (files, mb) = (corpus.files.len(), corpus.bytes as f64 / 1e6);
+    say.line(&format!("Corpus: {files} files, {mb:.1} MB of text{cut}, in"));
+    say.line(&format!("  {}", corpus.root.display()));
     corpus.save_list(&dir.join(child::LIST)).map_err(Failure::failed)?;
     let progress = say.progress();
     let begun = tokio::time::Instant::now();
     Sqlite::build(&corpus, dir, &|p| progress.at(p)).map_err(Failure::failed)?;
     progress.done();
     say.line(&format!(
-        "Index on disk for the {} path: built in {:.1} s",
+        "Index on disk for {}: built in {:.1} s",
         DataPath::Sqlite,
         begun.elapsed().as_secs_f64()
     ));
