@@ -49,6 +49,7 @@ pub(crate) fn context_of(request: &Request<Body>, default: Duration, now: Instan
         attempt: 1,
         method: request.uri().path().into(),
         deadline,
+        hops: outer.as_ref().map(|c| c.hops.clone()).unwrap_or_default(),
         traceparent: outer.and_then(|c| c.traceparent),
     }
 }

@@ -90,7 +90,8 @@ impl Services {
 
 /// A call to a service of the process itself.
 pub(crate) async fn call(node: &str, service: BoxedService, request: Request<Body>) -> Response<Body> {
-    let context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
+    let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
+    context.enter(node, "", 0);
     let span =
         tracing::debug_span!("call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
     trace::follow(&span, request.headers());

@@ -4,6 +4,9 @@
 //! One task owns everything here: the wards' states ([`Host`]), the mandate, the session. It turns
 //! what happens into events for the steward in charge, and that steward's actions into deeds.
 
+mod leave;
+mod obey;
+
 use std::{
     sync::{
         Arc,
@@ -21,13 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use wardkeep_proto::{
-    Error, trace,
+    Error,
     v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
 };
 use wardkeep_steward::{Action, Beat, Event, Note, WardId, What};
 
 use crate::{
-    error::NodeError,
     host::Host,
     mandate::Mandate,
     reexec,
@@ -47,6 +49,8 @@ const PROBE: Duration = Duration::from_millis(100);
 const PROBE_OVERDUE: Duration = Duration::from_millis(400);
 /// For connections to finish before the process is replaced or ends.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
+/// For the health service to take note.
+const HEALTH_PATIENCE: Duration = Duration::from_millis(100);
 /// For the supervisor to hear the goodbye.
 const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -114,6 +118,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
     let owner_gone = setup.owner_gone.clone();
     let mut keeper = Keeper {
         link: None,
+        stop_session: stop_session.clone(),
         welcomed: false,
         last_lost: String::new(),
         report_sequence: 0,
@@ -135,6 +140,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
 struct Keeper {
     setup: Setup,
     link: Option<Link>,
+    stop_session: CancellationToken,
     welcomed: bool,
     last_lost: String,
     report_sequence: u64,
@@ -259,64 +265,6 @@ impl Keeper {
         self.next_report = self.now();
         tracing::info!(node = %self.name(), epoch = welcome.epoch, "attends the supervisor");
         self.publish();
-    }
-
-    async fn obey(&mut self, command: v1::Command) -> Next {
-        let span = tracing::info_span!("node.command", node = %self.name(), reason = %command.reason, id = command.id);
-        if !command.traceparent.is_empty() {
-            trace::follow_parent(&span, &command.traceparent);
-        }
-        let (id, reason) = (command.id, command.reason.clone());
-        let (outcome, next) = if command.epoch < self.setup.mandate.epoch() {
-            let error = NodeError::OldEpoch { got: command.epoch, highest: self.setup.mandate.epoch() };
-            (Err(error.into()), Next::Go)
-        } else if !self.welcomed {
-            (Err(NodeError::NoMandate.into()), Next::Go)
-        } else {
-            span.in_scope(|| {
-                tracing::info!(kind = command.kind.as_ref().map_or("?", command_name), "{reason}")
-            });
-            self.execute(command.kind).await
-        };
-        let error = outcome.err().map(|error: Error| error.at(self.name(), "", 0));
-        if let Some(error) = &error {
-            span.in_scope(|| error.log());
-        }
-        self.send(Up::CommandDone(v1::CommandDone { id, error: error.map(Error::into_proto) }));
-        next
-    }
-
-    async fn execute(&mut self, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
-        use v1::command::Kind;
-        let now = self.lived;
-        let host = &mut self.setup.host;
-        match kind {
-            Some(Kind::Start(start)) => {
-                (host.start(start.slot as usize, start.after_incarnation, now), Next::Go)
-            }
-            Some(Kind::Stop(stop)) => {
-                let grace = wire::to_duration(stop.grace);
-                (host.stop(stop.slot as usize, stop.incarnation, grace), Next::Go)
-            }
-            Some(Kind::Hold(hold)) => {
-                let held = host.hold(hold.slot as usize, hold.incarnation);
-                self.publish();
-                (held, Next::Go)
-            }
-            Some(Kind::Drain(drain)) => {
-                self.drain(drain.on).await;
-                (Ok(()), Next::Go)
-            }
-            Some(Kind::RestartNode(restart)) => {
-                let drain = wire::to_duration(restart.drain_timeout).unwrap_or(Duration::from_secs(10));
-                (Ok(()), Next::Restart(drain))
-            }
-            None => {
-                let error =
-                    NodeError::Misconfigured("a command this version of the node does not know".into());
-                (Err(error.into()), Next::Go)
-            }
-        }
     }
 
     /// Sweeps the hearts, reports when it is time, takes the mandate when nobody has it.
@@ -467,74 +415,29 @@ impl Keeper {
         self.setup.mandate.remember(event);
     }
 
+    /// The health service stands on the wards' runtime; where that is stuck it may never let go of
+    /// its lock, and is not worth being stuck for as well.
+    async fn set_health(&self, service: &str, status: ServingStatus) {
+        if timeout(HEALTH_PATIENCE, self.setup.health.set_service_status(service, status)).await.is_err() {
+            tracing::warn!(node = %self.name(), service, "health cannot be shown: its lock is held");
+        }
+    }
+
     async fn show_health(&self, slot: usize, state: v1::WardState) {
         let serving = serving(state == v1::WardState::Running && !self.setup.draining.load(Relaxed));
         for service in self.setup.host.services(slot) {
-            self.setup.health.set_service_status(service, serving).await;
+            self.set_health(service, serving).await;
         }
     }
 
     async fn drain(&mut self, on: bool) {
         self.setup.draining.store(on, Relaxed);
-        self.setup.health.set_service_status("", serving(!on)).await;
+        self.set_health("", serving(!on)).await;
         for (slot, ward) in self.setup.host.view().iter().enumerate() {
             self.show_health(slot, ward.state()).await;
         }
         self.send(Up::DrainChange(v1::DrainChange { draining: on }));
         self.publish();
-    }
-
-    /// Drains, says goodbye, stops all wards in reverse order, ends the server.
-    async fn leave(
-        &mut self,
-        restarting: bool,
-        grace: Option<Duration>,
-        inbox: &mut mpsc::Receiver<Tidings>,
-    ) {
-        self.drain(true).await;
-        self.setup.mandate.resign();
-        // Before the wards stop: their ends are no failures for a steward to heal.
-        self.send(Up::Goodbye(v1::Goodbye { restarting }));
-        self.queue.clear();
-        // One budget for all: each ward gets what those before it have left.
-        let by = grace.and_then(|grace| Instant::now().checked_add(grace));
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for slot in (0..self.setup.host.len()).rev() {
-            let Some(number) = self.setup.host.running(slot) else { continue };
-            let grace = by.map(|by| by.saturating_duration_since(Instant::now()));
-            if self.setup.host.stop(slot, number, grace).is_err() {
-                continue;
-            }
-            while self.setup.host.running(slot).is_some() {
-                tokio::select! {
-                    noticed = self.setup.host.noticed() => self.setup.host.settle(noticed),
-                    // The supervisor goes on hearing of us, and is answered.
-                    _ = sweep.tick() => self.sweep(),
-                    Some(tidings) = inbox.recv() => self.decline(tidings).await,
-                }
-                self.settle().await;
-            }
-        }
-        self.setup.stop_server.cancel();
-        let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
-        if self.link.take().is_some() {
-            // Our end of the session is closed; the supervisor closes its own when it has read all.
-            let closed = async { while !matches!(inbox.recv().await, Some(Tidings::Lost(_)) | None) {} };
-            let _ = timeout(GOODBYE_PATIENCE, closed).await;
-        }
-    }
-
-    /// While the node leaves, nothing new is begun.
-    async fn decline(&mut self, tidings: Tidings) {
-        match tidings {
-            Tidings::Down(v1::StewardMessage { kind: Some(Down::Command(command)) }) => {
-                self.welcomed = false;
-                drop(self.obey(command).await);
-            }
-            Tidings::Lost(_) => drop(self.hear(tidings).await),
-            Tidings::Down(_) | Tidings::Dialled(_) => {}
-        }
     }
 
     fn hello(&self) -> v1::Hello {
@@ -571,15 +474,4 @@ impl Keeper {
 
 fn serving(yes: bool) -> ServingStatus {
     if yes { ServingStatus::Serving } else { ServingStatus::NotServing }
-}
-
-fn command_name(kind: &v1::command::Kind) -> &'static str {
-    use v1::command::Kind;
-    match kind {
-        Kind::Start(_) => "start",
-        Kind::Stop(_) => "stop",
-        Kind::RestartNode(_) => "restart node",
-        Kind::Drain(_) => "drain",
-        Kind::Hold(_) => "hold",
-    }
 }

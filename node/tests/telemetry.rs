@@ -80,8 +80,14 @@ async fn be_traced() {
         .build()
         .unwrap();
     let mut client = OperatorClient::new(both);
-    let call = client.start_ward(make("ok")).instrument(tracing::info_span!("the client's work"));
-    call.await.unwrap();
+    // Nobody wins before both have begun.
+    let call = client.start_ward(make("gate")).instrument(tracing::info_span!("the client's work"));
+    let both_begun = async {
+        insides.started.reaches(2).await;
+        insides.gate.open();
+    };
+    let (reply, ()) = tokio::join!(call, both_begun);
+    reply.unwrap();
     let one = Replicated::from_static_members([member(0, "a")]);
     let mut client = OperatorClient::new(one);
     let call = client.start_ward(make("panic")).instrument(tracing::info_span!("doomed work"));

@@ -3,9 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use chrono::Utc;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use prost::Message as _;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::{machine_name, timestamp, v1};
 
 /// The request's UUIDv7, the same for all attempts.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("wardkeep-request-id");
@@ -17,6 +22,8 @@ pub const NODE: HeaderName = HeaderName::from_static("wardkeep-node");
 pub const WARD: HeaderName = HeaderName::from_static("wardkeep-ward");
 /// Which incarnation of it.
 pub const INCARNATION: HeaderName = HeaderName::from_static("wardkeep-incarnation");
+/// The way the request has come: an encoded [`v1::Path`].
+pub const HOPS: HeaderName = HeaderName::from_static("wardkeep-hops-bin");
 /// Time left, in gRPC's own form.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// W3C trace context.
@@ -38,7 +45,14 @@ pub struct RequestContext {
     pub deadline: Instant,
     /// W3C traceparent as it came.
     pub traceparent: Option<Arc<str>>,
+    /// The way it has come, outermost first; within a ward, the ward's own hop is the last.
+    pub hops: Arc<[v1::Hop]>,
 }
+
+/// Longest way that is remembered: of a longer one, the beginning and the end.
+const MOST_HOPS: usize = 8;
+/// Longest header that is read or written, in bytes of its encoded form.
+const MOST_HOPS_BYTES: usize = 2_048;
 
 impl RequestContext {
     /// Reads the context of an incoming request. What is absent or unreadable gets its default: a
@@ -51,7 +65,26 @@ impl RequestContext {
             method: method.into(),
             deadline: now + text(&GRPC_TIMEOUT).and_then(parse_timeout).unwrap_or(DEFAULT_DEADLINE),
             traceparent: text(&TRACEPARENT).filter(|t| is_traceparent(t)).map(Into::into),
+            hops: read_hops(headers).into(),
         }
+    }
+
+    /// The request has reached a ward: errors that arise from here on say so.
+    pub fn enter(&mut self, node: &str, ward: &str, incarnation: u64) {
+        let mut hops = self.hops.to_vec();
+        if hops.len() >= MOST_HOPS {
+            hops.remove(MOST_HOPS / 2);
+        }
+        hops.push(v1::Hop {
+            method: self.method.to_string(),
+            machine: machine_name().to_owned(),
+            node: node.to_owned(),
+            ward: ward.to_owned(),
+            incarnation,
+            entered_at: Some(timestamp(Utc::now())),
+            ..Default::default()
+        });
+        self.hops = hops.into();
     }
 
     /// Time left; zero once the deadline has passed.
@@ -72,7 +105,33 @@ impl RequestContext {
         }
         headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
         headers.insert(GRPC_TIMEOUT, format_timeout(self.remaining(now)));
+        if let Some(hops) = write_hops(&self.hops) {
+            headers.insert(HOPS, hops);
+        }
     }
+}
+
+/// Whoever calls without being called itself is the first hop.
+fn write_hops(hops: &[v1::Hop]) -> Option<HeaderValue> {
+    let mut path = v1::Path { hops: hops.to_vec() };
+    if path.hops.is_empty() {
+        let machine = machine_name().to_owned();
+        path.hops.push(v1::Hop { machine, entered_at: Some(timestamp(Utc::now())), ..Default::default() });
+    }
+    while path.encoded_len() > MOST_HOPS_BYTES * 3 / 4 && path.hops.len() > 1 {
+        path.hops.remove(path.hops.len() / 2);
+    }
+    let text = STANDARD_NO_PAD.encode(path.encode_to_vec());
+    (text.len() <= MOST_HOPS_BYTES).then(|| HeaderValue::try_from(text).ok()).flatten()
+}
+
+/// What cannot be read is no way at all. Only what a hop has is taken over, within bounds: the
+/// header comes from a peer.
+fn read_hops(headers: &HeaderMap) -> Vec<v1::Hop> {
+    let text = headers.get(HOPS).map(HeaderValue::as_bytes).filter(|text| text.len() <= MOST_HOPS_BYTES);
+    let bytes = text.and_then(|text| STANDARD_NO_PAD.decode(text).ok()).unwrap_or_default();
+    let Ok(path) = v1::Path::decode(bytes.as_slice()) else { return Vec::new() };
+    path.hops.into_iter().take(MOST_HOPS).collect()
 }
 
 fn is_traceparent(text: &str) -> bool {
@@ -162,5 +221,30 @@ mod tests {
         assert_eq!(context.attempt, 1);
         assert_eq!(context.remaining(now), DEFAULT_DEADLINE);
         assert_eq!(context.trace_id(), None);
+    }
+
+    #[test]
+    fn the_way_of_a_request_grows_with_each_hop_and_stays_bounded() {
+        let now = Instant::now();
+        let mut headers = HeaderMap::new();
+        for n in 0..20 {
+            let mut context = RequestContext::from_headers("/a.B/C", &headers, now);
+            context.enter(&format!("node-{n}"), "ward", n);
+            headers = HeaderMap::new();
+            context.write(&mut headers, now);
+        }
+        let hops = RequestContext::from_headers("/a.B/C", &headers, now).hops;
+        assert!(hops.len() <= MOST_HOPS, "{}", hops.len());
+        assert_eq!(hops.first().unwrap().node, "node-0");
+        assert_eq!(hops.last().unwrap().node, "node-19");
+    }
+
+    #[test]
+    fn a_hostile_way_is_no_way() {
+        for text in ["%%%", "AAAA", &"A".repeat(5_000)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOPS, text.parse().unwrap());
+            assert!(RequestContext::from_headers("/a.B/C", &headers, Instant::now()).hops.is_empty());
+        }
     }
 }

@@ -39,7 +39,7 @@ pub struct Program {
 }
 
 /// What a service manager told the node itself, and is not for its programs.
-const NOT_INHERITED: [&str; 8] = [
+const NOT_INHERITED: [&str; 7] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -47,7 +47,6 @@ const NOT_INHERITED: [&str; 8] = [
     "LISTEN_FDS_FIRST_FD",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
-    "INVOCATION_ID",
 ];
 
 impl Program {
@@ -154,7 +153,7 @@ pub(super) async fn run(
         log_lines(incarnation.clone(), "stderr", child.stderr().take()),
     );
     let mut output = std::pin::pin!(output.map(drop).fuse());
-    let mut ready = Some(ready);
+    let (mut ready, mut listening) = (Some(ready), true);
     if !program.notify
         && let Some(ready) = ready.take()
     {
@@ -168,7 +167,13 @@ pub(super) async fn run(
                 let _ = timeout(Duration::from_millis(200), &mut output).await;
                 return ended(&program, status);
             }
-            said = socket.next() => heed(said.unwrap_or_default(), &incarnation, &mut ready),
+            said = socket.next(), if listening => match said {
+                Ok(said) => heed(said, &incarnation, &mut ready),
+                Err(error) => {
+                    tracing::warn!(ward = %incarnation.ward, %error, "notifications can no longer be read");
+                    listening = false;
+                }
+            },
             () = &mut output => {}
             grace = ordered_to_stop(&mut stop) => break grace,
         }

@@ -4,11 +4,13 @@
 pub mod supervisor;
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -17,11 +19,12 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, body::Body};
+use tonic_prost::ProstCodec;
 use wardkeep_node::{Node, NodeBuilder, NodeHandle, NodeSnapshot, Ward, WardContext};
 use wardkeep_proto::{
     Error,
-    v1::{self, operator_client::OperatorClient, operator_server::Operator},
+    v1::{self, operator_client::OperatorClient},
 };
 
 /// A hang is a failure.
@@ -175,12 +178,7 @@ impl Trouble {
     }
 }
 
-#[tonic::async_trait]
-impl Operator for Trouble {
-    async fn get_fleet(&self, _: Request<v1::GetFleetRequest>) -> Result<Response<v1::Fleet>, Status> {
-        Ok(Response::new(Default::default()))
-    }
-
+impl Trouble {
     async fn start_ward(
         &self,
         request: Request<v1::WardRequest>,
@@ -194,28 +192,6 @@ impl Operator for Trouble {
         });
         self.make(request).await
     }
-
-    async fn stop_ward(&self, _: Request<v1::WardRequest>) -> Result<Response<v1::WardOutcome>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn restart_ward(&self, _: Request<v1::WardRequest>) -> Result<Response<v1::WardOutcome>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn restart_node(&self, _: Request<v1::NodeRequest>) -> Result<Response<v1::NodeOutcome>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn drain_node(&self, _: Request<v1::NodeRequest>) -> Result<Response<v1::NodeOutcome>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    async fn undrain_node(&self, _: Request<v1::NodeRequest>) -> Result<Response<v1::NodeOutcome>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-
-    type WatchEventsStream = Events;
 
     async fn watch_events(
         &self,
@@ -249,12 +225,50 @@ impl Operator for Trouble {
     }
 }
 
+/// By hand, so that what the contract gains elsewhere is no concern of these tests.
+impl tower::Service<http::Request<Body>> for Trouble {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                "/wardkeep.v1.Operator/StartWard" => {
+                    let codec = ProstCodec::<v1::WardOutcome, v1::WardRequest>::default();
+                    let call = tower::service_fn(move |request| {
+                        let this = this.clone();
+                        async move { this.start_ward(request).await }
+                    });
+                    tonic::server::Grpc::new(codec).unary(call, request).await
+                }
+                "/wardkeep.v1.Operator/WatchEvents" => {
+                    let codec = ProstCodec::<v1::Event, v1::WatchEventsRequest>::default();
+                    let call = tower::service_fn(move |request| {
+                        let this = this.clone();
+                        async move { this.watch_events(request).await }
+                    });
+                    tonic::server::Grpc::new(codec).server_streaming(call, request).await
+                }
+                _ => Status::unimplemented("not here").into_http(),
+            })
+        })
+    }
+}
+
+impl tonic::server::NamedService for Trouble {
+    const NAME: &'static str = "wardkeep.v1.Operator";
+}
+
 /// A service ward around [`Trouble`].
 pub fn trouble(insides: &Insides) -> Ward {
     let insides = insides.clone();
-    Ward::service("trouble", move |_| {
-        v1::operator_server::OperatorServer::new(Trouble { insides: insides.clone() })
-    })
+    Ward::service("trouble", move |_| Trouble { insides: insides.clone() })
 }
 
 /// A node that runs within the test's process.
@@ -374,18 +388,18 @@ pub fn well_formed(status: &Status) -> Error {
 
 /// One HTTP/2 connection and nothing else.
 #[derive(Clone)]
-pub struct RawChannel(hyper::client::conn::http2::SendRequest<tonic::body::Body>);
+pub struct RawChannel(hyper::client::conn::http2::SendRequest<Body>);
 
-impl tower::Service<http::Request<tonic::body::Body>> for RawChannel {
+impl tower::Service<http::Request<Body>> for RawChannel {
     type Response = http::Response<hyper::body::Incoming>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), hyper::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
     }
 }

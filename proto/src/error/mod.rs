@@ -42,7 +42,10 @@ use std::{error::Error as StdError, fmt, panic::Location, time::Duration};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use crate::{context, machine_name, timestamp, v1};
+use crate::{
+    context::{self, RequestContext},
+    machine_name, timestamp, v1,
+};
 
 pub use foreign::{Bug, ResultExt};
 pub use hash::{GROUP_HASH_VERSION, group_hash, logical_site};
@@ -107,12 +110,7 @@ impl Error {
             trace_id: crate::trace::current_trace_id()
                 .or_else(|| current.as_ref().and_then(|c| c.trace_id().map(str::to_owned)))
                 .unwrap_or_default(),
-            hops: vec![v1::Hop {
-                machine: machine_name().to_owned(),
-                method: current.map(|c| c.method.to_string()).unwrap_or_default(),
-                sites: vec![v1::Site { file: logical_site(site.file()), line: site.line() }],
-                ..Default::default()
-            }],
+            hops: here(current.as_ref(), site),
             ..Default::default()
         }))
     }
@@ -187,7 +185,7 @@ impl Error {
             node.clone_into(&mut self.0.node);
             ward.clone_into(&mut self.0.ward);
             self.0.incarnation = incarnation;
-            if let Some(hop) = self.0.hops.last_mut() {
+            if let Some(hop) = self.0.hops.last_mut().filter(|hop| hop.node.is_empty()) {
                 node.clone_into(&mut hop.node);
                 ward.clone_into(&mut hop.ward);
                 hop.incarnation = incarnation;
@@ -240,6 +238,19 @@ impl Error {
     pub fn into_proto(self) -> v1::Error {
         *self.0
     }
+}
+
+/// The way of the request being served, the place where the error arose at its end.
+fn here(current: Option<&RequestContext>, site: &Location<'_>) -> Vec<v1::Hop> {
+    let mut hops = current.map(|context| context.hops.to_vec()).unwrap_or_default();
+    if hops.is_empty() {
+        let method = current.map(|context| context.method.to_string()).unwrap_or_default();
+        hops.push(v1::Hop { machine: machine_name().to_owned(), method, ..Default::default() });
+    }
+    if let Some(last) = hops.last_mut() {
+        last.sites = vec![v1::Site { file: logical_site(site.file()), line: site.line() }];
+    }
+    hops
 }
 
 fn causes(first: Option<&(dyn StdError + 'static)>) -> Vec<v1::Cause> {

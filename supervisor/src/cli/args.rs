@@ -120,6 +120,9 @@ pub enum Command {
     /// Look at groups of wards
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Look errors up: which there are, and one of them whole
+    #[command(subcommand)]
+    Error(ErrorCommand),
     /// What happened, oldest first
     #[command(after_help = "Examples:\n  wardkeep events -n 20\n  wardkeep events -f -o jsonl")]
     Events(EventsArgs),
@@ -284,6 +287,19 @@ pub struct WardTarget {
     /// What every change has.
     #[command(flatten)]
     pub change: Change,
+}
+
+/// `error ...`.
+#[derive(Debug, Subcommand)]
+pub enum ErrorCommand {
+    /// The failures there are, latest first: how often, where, and the ID of the last
+    Ls,
+    /// One error, whole: what the user saw, what happened, the stack over all machines
+    #[command(after_help = "Example:\n  wardkeep error show 01a20a42-abf3-7511-926f-dcb7e6f24e9e")]
+    Show {
+        /// Its ID, or the beginning of it
+        id: String,
+    },
 }
 
 /// `group ...`.

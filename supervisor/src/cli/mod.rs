@@ -8,6 +8,7 @@ mod change;
 mod confirm;
 mod connect;
 mod dynamic;
+mod error;
 mod events;
 mod exit;
 mod group;
@@ -97,6 +98,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Node(command) => node::run(&session, command).await,
         Command::Ward(command) => ward::run(&session, command).await,
         Command::Group(command) => group::run(&session, command).await,
+        Command::Error(command) => error::run(&session, command).await,
         Command::Events(args) => events::run(&session, args).await,
         Command::Call(args) => call::run(&session, args).await,
         Command::Health(args) => health::run(&session, args).await,

@@ -37,6 +37,19 @@ pub enum SupervisorError {
         /// The ward.
         ward: String,
     },
+    /// No error of this ID is kept.
+    #[error(
+        "no error with an ID that begins with {0} is kept; the latest of each kind are: see `wardkeep error ls`"
+    )]
+    NoSuchError(String),
+    /// Several errors have an ID that begins so.
+    #[error("{many} errors have an ID that begins with {id}; give more of it")]
+    WhichError {
+        /// What was asked for.
+        id: String,
+        /// How many there are.
+        many: usize,
+    },
     /// The node has no session.
     #[error("node {0} does not attend this supervisor now, so it cannot be told anything")]
     NotAttending(String),
@@ -82,6 +95,8 @@ impl Kind for SupervisorError {
             Self::DataDir { .. } => "DATA_DIR",
             Self::NoSuchNode(_) => "NO_SUCH_NODE",
             Self::NoSuchWard { .. } => "NO_SUCH_WARD",
+            Self::NoSuchError(_) => "NO_SUCH_ERROR",
+            Self::WhichError { .. } => "WHICH_ERROR",
             Self::NotAttending(_) => "NOT_ATTENDING",
             Self::NameTaken { .. } => "NAME_TAKEN",
             Self::Protocol(_) => "PROTOCOL",
@@ -93,7 +108,8 @@ impl Kind for SupervisorError {
 
     fn code(&self) -> Code {
         match self {
-            Self::NoSuchNode(_) | Self::NoSuchWard { .. } => Code::NotFound,
+            Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => Code::NotFound,
+            Self::WhichError { .. } => Code::InvalidArgument,
             Self::NotAttending(_) => Code::FailedPrecondition,
             Self::NameTaken { .. } => Code::AlreadyExists,
             Self::Protocol(_) => Code::InvalidArgument,
@@ -105,7 +121,8 @@ impl Kind for SupervisorError {
 
     fn user_message(&self) -> String {
         match self {
-            Self::NoSuchNode(_) | Self::NoSuchWard { .. } => "That does not exist.",
+            Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => "That does not exist.",
+            Self::WhichError { .. } => "That is not one thing only.",
             Self::NotAttending(_) => "That node cannot be reached at the moment.",
             Self::NameTaken { .. } => "That name is taken.",
             Self::Protocol(_) => "The request is not valid.",

@@ -27,6 +27,7 @@ use wardkeep_steward::{Action, Cause, Config, Event, GroupSpec, Steward, WardId}
 
 use super::{
     SupervisorError, directory,
+    error_store::{ErrorStore, Found},
     event_log::{EventLog, Reading},
     launcher,
     record::{self, NodeRecord, Session},
@@ -75,6 +76,13 @@ pub(super) enum Msg {
         actor: String,
         answer: oneshot::Sender<Result<(), Error>>,
     },
+    ListErrors {
+        answer: oneshot::Sender<v1::ErrorList>,
+    },
+    FindError {
+        id: String,
+        answer: oneshot::Sender<Found>,
+    },
     ReadEvents {
         after: u64,
         limit: usize,
@@ -106,6 +114,7 @@ pub(super) struct Fleet {
     steward: Steward,
     nodes: BTreeMap<Arc<str>, NodeRecord>,
     log: EventLog,
+    errors: ErrorStore,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
     launcher: mpsc::Sender<launcher::Order>,
@@ -129,6 +138,7 @@ impl Fleet {
             settings,
             nodes: BTreeMap::new(),
             log: EventLog::new(),
+            errors: ErrorStore::default(),
             picture,
             view,
             launcher,
@@ -180,6 +190,12 @@ impl Fleet {
             Msg::Wish { wish, cause, actor, answer } => {
                 // An operator who has gone away gets no answer, but the wish stands.
                 let _ = answer.send(self.wish(wish, cause, &actor));
+            }
+            Msg::ListErrors { answer } => {
+                let _ = answer.send(self.errors.list());
+            }
+            Msg::FindError { id, answer } => {
+                let _ = answer.send(self.errors.find(&id));
             }
             Msg::ReadEvents { after, limit, answer } => {
                 let _ = answer.send(self.log.read(after, limit));
@@ -290,6 +306,7 @@ impl Fleet {
                 record.session = None;
                 self.step(Event::NodeDetached { node: name, goodbye: true });
             }
+            Up::Errors(records) => self.errors.add(records),
             Up::Hello(_) => self.expel(&name, "a second Hello".to_owned()),
         }
     }

@@ -9,6 +9,7 @@ mod attend;
 mod directory;
 mod epoch;
 mod error;
+mod error_store;
 mod event_log;
 mod fleet;
 mod launcher;

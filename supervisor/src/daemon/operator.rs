@@ -19,6 +19,7 @@ use wardkeep_steward::{Cause, WardId};
 
 use super::{
     SupervisorError,
+    error_store::Found,
     fleet::{Msg, Wish},
 };
 
@@ -44,6 +45,13 @@ impl Api {
         let msg = Msg::Wish { wish, cause, actor: actor.to_owned(), answer };
         self.fleet.send(msg).await.map_err(|_| SupervisorError::ShuttingDown)?;
         answered.await.map_err(|_| SupervisorError::ShuttingDown)?
+    }
+
+    /// Asks the fleet something it answers at once.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.fleet.send(question(answer)).await.map_err(|_| SupervisorError::ShuttingDown)?;
+        Ok(answered.await.map_err(|_| SupervisorError::ShuttingDown)?)
     }
 
     /// Waits until the fleet looks as wished. `seen` says: yes with what, no, or that it never will.
@@ -198,6 +206,23 @@ impl Operator for Api {
         let wish = Wish::Drain { node: request.node.clone(), on: false };
         let seen = |_: &v1::Node, now: &v1::Node| !now.draining;
         Ok(Response::new(self.change_node(request, wish, "undrain", seen).await?))
+    }
+
+    async fn list_errors(
+        &self,
+        _: Request<v1::ListErrorsRequest>,
+    ) -> Result<Response<v1::ErrorList>, Status> {
+        Ok(Response::new(self.ask(|answer| Msg::ListErrors { answer }).await?))
+    }
+
+    async fn get_error(&self, request: Request<v1::GetErrorRequest>) -> Result<Response<v1::Error>, Status> {
+        let id = request.into_inner().id;
+        let found = self.ask(|answer| Msg::FindError { id: id.clone(), answer }).await?;
+        match found {
+            Found::One(error) => Ok(Response::new(v1::Error::clone(&error))),
+            Found::None => Err(Error::from(SupervisorError::NoSuchError(id)).into()),
+            Found::Many(many) => Err(Error::from(SupervisorError::WhichError { id, many }).into()),
+        }
     }
 
     type WatchEventsStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

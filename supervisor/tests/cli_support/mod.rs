@@ -150,6 +150,8 @@ pub struct Script {
     pub fleet: Fleet,
     pub directory: DirectoryView,
     pub asked: Mutex<Vec<Asked>>,
+    pub errors: wardkeep_proto::v1::ErrorList,
+    pub error: Option<wardkeep_proto::v1::Error>,
     /// Restarts of this node fail.
     pub broken_node: Option<&'static str>,
     /// Changes never answer.
@@ -235,6 +237,21 @@ impl Operator for Fake {
     }
     async fn undrain_node(&self, r: Request<NodeRequest>) -> Result<Response<NodeOutcome>, Status> {
         self.node("undrain", r).await
+    }
+    async fn list_errors(
+        &self,
+        _: Request<wardkeep_proto::v1::ListErrorsRequest>,
+    ) -> Result<Response<wardkeep_proto::v1::ErrorList>, Status> {
+        Ok(Response::new(self.0.errors.clone()))
+    }
+    async fn get_error(
+        &self,
+        r: Request<wardkeep_proto::v1::GetErrorRequest>,
+    ) -> Result<Response<wardkeep_proto::v1::Error>, Status> {
+        match &self.0.error {
+            Some(error) if error.id.starts_with(&r.get_ref().id) => Ok(Response::new(error.clone())),
+            _ => Err(Status::not_found("no such error")),
+        }
     }
     async fn watch_events(&self, r: Request<WatchEventsRequest>) -> Result<Response<Events>, Status> {
         let WatchEventsRequest { follow, limit, .. } = r.into_inner();

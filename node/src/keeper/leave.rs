@@ -1,0 +1,71 @@
+//! How a node leaves: for good, or to come back at once as a fresh image of its program.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, timeout},
+};
+use wardkeep_proto::v1::{self, node_message::Kind as Up, steward_message::Kind as Down};
+
+use super::{GOODBYE_PATIENCE, Keeper, SERVER_PATIENCE, SWEEP};
+use crate::session::Tidings;
+
+impl Keeper {
+    /// Drains, says goodbye, stops all wards in reverse order, ends the server.
+    pub(super) async fn leave(
+        &mut self,
+        restarting: bool,
+        grace: Option<Duration>,
+        inbox: &mut mpsc::Receiver<Tidings>,
+    ) {
+        self.drain(true).await;
+        self.setup.mandate.resign();
+        // Before the wards stop: their ends are no failures for a steward to heal.
+        self.send(Up::Goodbye(v1::Goodbye { restarting }));
+        self.queue.clear();
+        // One budget for all: each ward gets what those before it have left.
+        let by = grace.and_then(|grace| Instant::now().checked_add(grace));
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for slot in (0..self.setup.host.len()).rev() {
+            let Some(number) = self.setup.host.running(slot) else { continue };
+            let grace = by.map(|by| by.saturating_duration_since(Instant::now()));
+            if self.setup.host.stop(slot, number, grace).is_err() {
+                continue;
+            }
+            while self.setup.host.running(slot).is_some() {
+                tokio::select! {
+                    noticed = self.setup.host.noticed() => self.setup.host.settle(noticed),
+                    // The supervisor goes on hearing of us, and is answered.
+                    _ = sweep.tick() => self.sweep(),
+                    Some(tidings) = inbox.recv() => self.decline(tidings).await,
+                }
+                self.settle().await;
+            }
+        }
+        self.setup.stop_server.cancel();
+        let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
+        if self.link.take().is_some() {
+            // Our end of the session is closed; the supervisor closes its own when it has read all.
+            let closed = async { while !matches!(inbox.recv().await, Some(Tidings::Lost(_)) | None) {} };
+            let _ = timeout(GOODBYE_PATIENCE, closed).await;
+        }
+    }
+
+    /// While the node leaves, nothing new is begun.
+    async fn decline(&mut self, tidings: Tidings) {
+        match tidings {
+            Tidings::Down(v1::StewardMessage { kind: Some(Down::Command(command)) }) => {
+                self.welcomed = false;
+                drop(self.obey(command).await);
+            }
+            Tidings::Lost(_) => {
+                // A leaving node needs no other session.
+                self.stop_session.cancel();
+                drop(self.hear(tidings).await);
+            }
+            Tidings::Down(_) | Tidings::Dialled(_) => {}
+        }
+    }
+}
