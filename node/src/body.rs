@@ -218,7 +218,7 @@ impl CallBody {
         let here = error.as_proto().node.is_empty();
         let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
         if here {
-            error.log();
+            incarnation.ledger.write(&error);
         }
         entrance::crash_if_panicked(&self.live, &error, &self.span);
         let mut trailers = HeaderMap::new();

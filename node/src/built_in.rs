@@ -16,6 +16,7 @@ use wardkeep_proto::{
 use crate::{
     entrance::{Entrance, Way},
     error::NodeError,
+    ledger::Ledger,
     panics::Contained,
     ward::BoxedService,
     wellform,
@@ -84,12 +85,17 @@ impl Services {
     + Clone
     + Send
     + 'static {
-        Entrance::new(name.into(), self.ways, Default::default())
+        Entrance::new(name.into(), self.ways, Default::default(), Ledger::new())
     }
 }
 
 /// A call to a service of the process itself.
-pub(crate) async fn call(node: &str, service: BoxedService, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn call(
+    node: &str,
+    ledger: &Ledger,
+    service: BoxedService,
+    request: Request<Body>,
+) -> Response<Body> {
     let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
     context.enter(node, "", 0);
     let span =
@@ -98,14 +104,14 @@ pub(crate) async fn call(node: &str, service: BoxedService, request: Request<Bod
     let handler = context::scope(context, Contained::new(service.oneshot(request)));
     match handler.instrument(span.clone()).await {
         Ok(Ok(mut response)) => {
-            let origin = wellform::Origin { node, ward: "", incarnation: 0 };
+            let origin = wellform::Origin { node, ward: "", incarnation: 0, ledger };
             span.in_scope(|| wellform::headers(response.headers_mut(), origin));
             response
         }
         Ok(Err(never)) => match never {},
         Err(panic) => {
             let panic = panic.at(node, "", 0);
-            panic.log();
+            ledger.write(&panic);
             Status::from(panic).into_http()
         }
     }

@@ -20,6 +20,7 @@ use wardkeep_proto::{
 use crate::{
     error::NodeError,
     heart::{Heart, WorkGuard},
+    ledger::Ledger,
     panics,
     wellform::Origin,
 };
@@ -39,6 +40,8 @@ pub(crate) struct Incarnation {
     pub(crate) work: TaskTracker,
     /// Where the ward's code runs.
     pub(crate) runtime: Handle,
+    /// Where its errors are written down.
+    pub(crate) ledger: Ledger,
     failure: OnceLock<Failure>,
     failed: Notify,
     pub(crate) status: tokio::sync::watch::Sender<String>,
@@ -59,6 +62,7 @@ impl Incarnation {
         number: u64,
         heart: Arc<Heart>,
         runtime: Handle,
+        ledger: Ledger,
     ) -> Arc<Self> {
         Arc::new(Self {
             node,
@@ -69,6 +73,7 @@ impl Incarnation {
             abort: CancellationToken::new(),
             work: TaskTracker::new(),
             runtime,
+            ledger,
             failure: OnceLock::new(),
             failed: Notify::new(),
             status: tokio::sync::watch::Sender::new(String::new()),
@@ -76,7 +81,7 @@ impl Incarnation {
     }
 
     pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { node: &self.node, ward: &self.ward, incarnation: self.number }
+        Origin { node: &self.node, ward: &self.ward, incarnation: self.number, ledger: &self.ledger }
     }
 
     /// Records the first failure and wakes whoever watches over this incarnation.
@@ -215,11 +220,11 @@ impl WardContext {
         let run = self.incarnation.runtime.spawn_blocking(move || {
             let _claim = claim;
             let _entered = span.enter();
-            let request = context.request().cloned();
-            panics::contain(|| match request {
-                Some(request) => context::sync_scope(request, || work(&context)),
-                None => work(&context),
-            })
+            // The error of a panic is made within the request's scope: it knows the way it came.
+            match context.request().cloned() {
+                Some(request) => context::sync_scope(request, || panics::contain(|| work(&context))),
+                None => panics::contain(|| work(&context)),
+            }
         });
         async move {
             match run.await {

@@ -31,6 +31,7 @@ use crate::{
     built_in,
     context::{Failure, Incarnation, WardContext},
     error::NodeError,
+    ledger::Ledger,
     panics::Contained,
     ward::{BoxedService, Live, OnPanic, Route},
     wellform,
@@ -51,18 +52,26 @@ pub(crate) struct Entrance {
     node: Arc<str>,
     ways: Arc<HashMap<String, Way>>,
     draining: Arc<AtomicBool>,
+    ledger: Ledger,
 }
 
 impl Entrance {
-    pub(crate) fn new(node: Arc<str>, ways: HashMap<String, Way>, draining: Arc<AtomicBool>) -> Self {
-        Self { node, ways: Arc::new(ways), draining }
+    pub(crate) fn new(
+        node: Arc<str>,
+        ways: HashMap<String, Way>,
+        draining: Arc<AtomicBool>,
+        ledger: Ledger,
+    ) -> Self {
+        Self { node, ways: Arc::new(ways), draining, ledger }
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).map(|(service, _)| service);
         match self.ways.get(service.unwrap_or_default()) {
-            Some(Way::BuiltIn(service)) => built_in::call(&self.node, service.clone(), request).await,
+            Some(Way::BuiltIn(service)) => {
+                built_in::call(&self.node, &self.ledger, service.clone(), request).await
+            }
             Some(Way::Ward(route)) => self.call_ward(route, request).await,
             None => {
                 let refusal = NodeError::NoSuchService {
@@ -90,7 +99,7 @@ impl Entrance {
     fn refuse(&self, refusal: NodeError, ward: &str, request: &Request<Body>) -> Response<Body> {
         let context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
         let error = context::sync_scope(context, || Error::from(refusal).at(&self.node, ward, 0));
-        error.log();
+        self.ledger.write(&error);
         refuse(error)
     }
 }
@@ -138,7 +147,7 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
         Err(error) => {
             let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
             span.in_scope(|| {
-                error.log();
+                incarnation.ledger.write(&error);
                 crash_if_panicked(&live, &error, &span);
             });
             refuse(error)

@@ -23,6 +23,7 @@ use crate::{
     context::Incarnation,
     error::NodeError,
     heart::{Delta, Heart, Sweep},
+    ledger::Ledger,
     panics::Contained,
     ward::{self, Ended, Route, Ward},
     wire,
@@ -39,6 +40,7 @@ pub(crate) struct Host {
     readies: FuturesUnordered<BoxFuture<'static, Option<(usize, u64)>>>,
     leaked: Arc<AtomicU32>,
     changes: Vec<v1::WardChange>,
+    ledger: Ledger,
 }
 
 struct Hosted {
@@ -78,6 +80,7 @@ impl Host {
         runtime: Handle,
         wards: Vec<(Ward, Arc<Route>)>,
         now: Duration,
+        ledger: Ledger,
     ) -> Self {
         let wards = wards
             .into_iter()
@@ -107,6 +110,7 @@ impl Host {
             readies: FuturesUnordered::new(),
             leaked: Arc::default(),
             changes: Vec::new(),
+            ledger,
         }
     }
 
@@ -136,7 +140,7 @@ impl Host {
     /// # Errors
     /// [`NodeError::OtherIncarnation`] for a late or repeated order.
     pub(crate) fn start(&mut self, slot: usize, after: u64, now: Duration) -> Result<(), Error> {
-        let (node, runtime) = (self.node.clone(), self.runtime.clone());
+        let (node, runtime, ledger) = (self.node.clone(), self.runtime.clone(), self.ledger.clone());
         let hosted = self.get(slot)?;
         if hosted.running.is_some() || hosted.number != after {
             return Err(hosted.other_incarnation(after));
@@ -152,8 +156,14 @@ impl Host {
         hosted.sweep = Sweep::new(now);
         hosted.work_ended = hosted.work_begun;
         hosted.oldest_work = None;
-        let incarnation =
-            Incarnation::new(node, hosted.ward.spec.name.clone(), number, hosted.heart.clone(), runtime);
+        let incarnation = Incarnation::new(
+            node,
+            hosted.ward.spec.name.clone(),
+            number,
+            hosted.heart.clone(),
+            runtime,
+            ledger,
+        );
         let (stop, stopped) = watch::channel(None);
         let (ready, is_ready) = oneshot::channel();
         hosted.running = Some(Running { incarnation: incarnation.clone(), stop });
@@ -265,7 +275,7 @@ impl Host {
             error.what().clone_into(&mut hosted.status);
             // A failed call has been logged where it failed; a task or a program has not.
             if !matches!(hosted.ward.work, ward::Work::Service { .. }) {
-                error.log();
+                self.ledger.write(error);
             }
         }
         let exit = v1::Exit {

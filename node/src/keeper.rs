@@ -31,6 +31,7 @@ use wardkeep_steward::{Action, Beat, Event, Note, WardId, What};
 
 use crate::{
     host::Host,
+    ledger::Ledger,
     mandate::Mandate,
     reexec,
     session::{self, Link, Tidings},
@@ -95,6 +96,7 @@ pub(crate) struct Setup {
     /// Nobody runs the node any more.
     pub(crate) owner_gone: CancellationToken,
     pub(crate) origin: Instant,
+    pub(crate) ledger: Ledger,
 }
 
 /// Keeps `probe` counting for as long as this runtime runs tasks.
@@ -280,6 +282,11 @@ impl Keeper {
             self.report_every = OWN_REPORTS;
             let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
             self.queue.extend(self.setup.mandate.take(now, reports));
+        }
+        if self.welcomed
+            && let Some(records) = self.setup.ledger.take()
+        {
+            self.send(Up::Errors(records));
         }
         if now >= self.next_report {
             self.next_report = now + self.report_every;

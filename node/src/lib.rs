@@ -19,6 +19,7 @@ mod greeting;
 mod heart;
 mod host;
 mod keeper;
+mod ledger;
 mod mandate;
 mod node;
 mod panics;

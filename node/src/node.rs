@@ -29,6 +29,7 @@ use crate::{
     error::NodeError,
     host::Host,
     keeper::{self, NodeSnapshot, Order, Setup},
+    ledger::Ledger,
     mandate::Mandate,
     panics, reexec,
     server::{self, Limits},
@@ -150,7 +151,8 @@ impl NodeBuilder {
         let ways = self.ways(built_in.into_ways(), &wards)?;
 
         let draining = Arc::new(AtomicBool::new(false));
-        let entrance = Entrance::new(self.name.as_str().into(), ways, draining.clone());
+        let ledger = Ledger::new();
+        let entrance = Entrance::new(self.name.as_str().into(), ways, draining.clone(), ledger.clone());
         let boot = Uuid::now_v7();
         let info = self.info(address, boot);
         let (orders, inbox) = mpsc::channel(ORDERS);
@@ -160,7 +162,13 @@ impl NodeBuilder {
         let seed = u64::from_le_bytes(boot.as_bytes()[8..].try_into().unwrap_or_default());
         let mandate = Mandate::new(self.name.as_str().into(), boot.as_u128(), self.groups.clone(), seed);
         let setup = Setup {
-            host: Host::new(self.name.as_str().into(), Handle::current(), wards, Duration::ZERO),
+            host: Host::new(
+                self.name.as_str().into(),
+                Handle::current(),
+                wards,
+                Duration::ZERO,
+                ledger.clone(),
+            ),
             groups: self.groups,
             mandate,
             supervisor,
@@ -174,6 +182,7 @@ impl NodeBuilder {
             server_ended: CancellationToken::new(),
             owner_gone: CancellationToken::new(),
             origin,
+            ledger,
             info,
         };
         Ok(Node { setup, listener, entrance, limits: self.limits, handle })

@@ -7,12 +7,16 @@ use wardkeep_proto::{
     error::{Code, ERROR_ID_KEY, remove_bad_details},
 };
 
+use crate::ledger::Ledger;
+
 /// Whose reply it is: node, ward (empty for the node's own services) and incarnation.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin<'a> {
     pub(crate) node: &'a str,
     pub(crate) ward: &'a str,
     pub(crate) incarnation: u64,
+    /// Where its errors are written down.
+    pub(crate) ledger: &'a Ledger,
 }
 
 /// Makes sure that what these headers (or trailers) say of a failure is well-formed. A bare status
@@ -33,7 +37,7 @@ pub(crate) fn headers(headers: &mut HeaderMap, origin: Origin<'_>) {
         return;
     }
     let error = error.at(origin.node, origin.ward, origin.incarnation);
-    error.log();
+    origin.ledger.write(&error);
     for key in ["grpc-status", "grpc-message", "grpc-status-details-bin", ERROR_ID_KEY] {
         headers.remove(key);
     }

@@ -27,7 +27,7 @@ impl Keeper {
         };
         let error = outcome.err().map(|error: Error| error.at(self.name(), "", 0));
         if let Some(error) = &error {
-            span.in_scope(|| error.log());
+            span.in_scope(|| self.setup.ledger.write(error));
         }
         self.send(Up::CommandDone(v1::CommandDone { id, error: error.map(Error::into_proto) }));
         next

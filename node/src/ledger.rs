@@ -1,0 +1,87 @@
+//! Errors that arose on this node: each is logged once, whole, and kept for the supervisor, so that
+//! its ID can be looked up from anywhere.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use prost::Message as _;
+use tokio::sync::mpsc;
+use wardkeep_proto::{Error, v1};
+
+/// Records that may wait for the supervisor; further ones are dropped, and counted.
+const QUEUE: usize = 1_024;
+/// Longest text of a record: what is longer is in the node's own log.
+const LONGEST_TEXT: usize = 16 * 1024;
+/// A message to the supervisor holds no more than this.
+const MOST_RECORDS: usize = 64;
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// Where errors are written down. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    queue: mpsc::Sender<v1::Error>,
+    waiting: Arc<Mutex<mpsc::Receiver<v1::Error>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        Self { queue, waiting: Arc::new(Mutex::new(waiting)), dropped: Arc::default() }
+    }
+
+    /// Logs the error and keeps its record.
+    pub(crate) fn write(&self, error: &Error) {
+        error.log();
+        let mut record = error.as_proto().clone();
+        if record.what.len() > LONGEST_TEXT {
+            let end = (0..=LONGEST_TEXT).rev().find(|i| record.what.is_char_boundary(*i)).unwrap_or(0);
+            record.what.truncate(end);
+            record.truncated.push("what".to_owned());
+        }
+        if self.queue.try_send(record).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The next message to the supervisor; `None` when there is nothing to tell.
+    pub(crate) fn take(&self) -> Option<v1::ErrorRecords> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut message = v1::ErrorRecords::default();
+        let mut bytes = 0;
+        while message.records.len() < MOST_RECORDS && bytes < MOST_BYTES {
+            let Ok(record) = waiting.try_recv() else { break };
+            bytes += record.encoded_len();
+            message.records.push(record);
+        }
+        message.dropped = self.dropped.swap(0, Relaxed);
+        (!message.records.is_empty() || message.dropped > 0).then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wardkeep_proto::error::Bug;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_long_texts_are_cut() {
+        let ledger = Ledger::new();
+        for _ in 0..QUEUE + 5 {
+            ledger.write(&Bug::because("é".repeat(LONGEST_TEXT)));
+        }
+        let first = ledger.take().unwrap();
+        assert_eq!((first.records.len(), first.dropped), (MOST_RECORDS, 5));
+        assert!(first.records[0].what.len() <= LONGEST_TEXT);
+        assert_eq!(first.records[0].truncated, ["what"]);
+        let mut rest = 0;
+        while let Some(message) = ledger.take() {
+            assert!(message.encoded_len() <= MOST_BYTES + 2 * LONGEST_TEXT);
+            rest += message.records.len();
+        }
+        assert_eq!(rest, QUEUE - MOST_RECORDS);
+    }
+}
