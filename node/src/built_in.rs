@@ -38,7 +38,7 @@ impl Services {
     /// Adds a tonic server.
     #[must_use]
     #[allow(clippy::should_implement_trait, reason = "nobody adds sets of services with `+`")]
-    pub fn add<S>(mut self, service: S) -> Self
+    pub fn with<S>(mut self, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + NamedService
@@ -70,7 +70,7 @@ impl Services {
         };
         let v1 = builder().build_v1().map_err(unreadable)?;
         let v1alpha = builder().build_v1alpha().map_err(unreadable)?;
-        Ok(self.add(v1).add(v1alpha))
+        Ok(self.with(v1).with(v1alpha))
     }
 
     pub(crate) fn into_ways(self) -> HashMap<String, Way> {

@@ -147,7 +147,7 @@ impl NodeBuilder {
 
         let wards: Vec<_> = self.wards.iter().map(|w| (w.clone(), Route::new(w.spec.name.clone()))).collect();
         let (health, health_server) = tonic_health::server::health_reporter();
-        let built_in = Services::new().add(health_server).reflecting(&self.descriptors)?;
+        let built_in = Services::new().with(health_server).reflecting(&self.descriptors)?;
         let ways = self.ways(built_in.into_ways(), &wards)?;
 
         let draining = Arc::new(AtomicBool::new(false));

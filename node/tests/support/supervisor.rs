@@ -58,7 +58,7 @@ impl FakeSupervisor {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}", listener.local_addr().unwrap());
         let (door, sessions) = mpsc::channel(4);
-        let service = Services::new().add(StewardshipServer::new(Door(door))).into_service("fake");
+        let service = Services::new().with(StewardshipServer::new(Door(door))).into_service("fake");
         let stop = CancellationToken::new();
         let limits = Limits { shutdown_grace: Duration::from_millis(10), ..Limits::default() };
         let serving = serve(listener, service, limits, stop.clone());

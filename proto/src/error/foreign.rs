@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, panic::Location};
 
-use super::{Code, Error, causes};
+use super::{Code, Error};
 
 /// The domain of failures that are bugs by declaration.
 const DOMAIN: &str = "wardkeep.bug";
@@ -15,7 +15,7 @@ impl Bug {
     #[track_caller]
     pub fn unexpected(source: &(dyn StdError + 'static)) -> Error {
         let mut error = Self::report("UNEXPECTED", source.to_string(), Location::caller());
-        error.0.causes = causes(source.source());
+        error.tell_causes(source.source());
         error
     }
 

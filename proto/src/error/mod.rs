@@ -92,7 +92,7 @@ impl Error {
         error.0.user_message = kind.user_message();
         error.0.transitory = retry.is_some();
         error.0.retry_delay = retry.map(crate::duration);
-        error.0.causes = causes(kind.source());
+        error.tell_causes(kind.source());
         error.rehash();
         error
     }
@@ -113,6 +113,16 @@ impl Error {
             hops: here(current.as_ref(), site),
             ..Default::default()
         }))
+    }
+
+    /// Takes over a chain of causes; of a longer (or cyclic) one, as much as helps a person.
+    fn tell_causes(&mut self, first: Option<&(dyn StdError + 'static)>) {
+        const MOST: usize = 16;
+        let mut chain = std::iter::successors(first, |&e| e.source());
+        self.0.causes = chain.by_ref().take(MOST).map(|e| v1::Cause { what: e.to_string() }).collect();
+        if chain.next().is_some() {
+            self.0.truncated.push("causes".to_owned());
+        }
     }
 
     fn rehash(&mut self) {
@@ -251,15 +261,6 @@ fn here(current: Option<&RequestContext>, site: &Location<'_>) -> Vec<v1::Hop> {
         last.sites = vec![v1::Site { file: logical_site(site.file()), line: site.line() }];
     }
     hops
-}
-
-fn causes(first: Option<&(dyn StdError + 'static)>) -> Vec<v1::Cause> {
-    /// Enough for a person; a cyclic `source()` ends here too.
-    const MOST: usize = 16;
-    std::iter::successors(first, |&e| e.source())
-        .take(MOST)
-        .map(|e| v1::Cause { what: e.to_string() })
-        .collect()
 }
 
 impl<K: Kind> From<K> for Error {

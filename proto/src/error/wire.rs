@@ -50,7 +50,7 @@ impl Error {
         error.0.domain = STATUS_DOMAIN.to_owned();
         error.0.kind = screaming(&code);
         error.0.what = status.message().to_owned();
-        error.0.causes = super::causes(std::error::Error::source(status));
+        error.tell_causes(std::error::Error::source(status));
         error.0.malformed = matches!(status.code(), Code::Internal | Code::Unknown | Code::DataLoss);
         error.0.transitory = matches!(status.code(), Code::Unavailable | Code::ResourceExhausted);
         error.0.user_message = plain_words(status.code()).to_owned();
@@ -101,7 +101,9 @@ fn encode(error: &v1::Error) -> Vec<u8> {
             break;
         }
         if let Some(name) = cut(&mut record) {
-            record.truncated.push(name.to_owned());
+            if !record.truncated.iter().any(|cut| cut == name) {
+                record.truncated.push(name.to_owned());
+            }
             bytes = encode_once(&record);
         }
     }

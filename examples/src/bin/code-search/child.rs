@@ -54,6 +54,9 @@ pub(crate) enum Child {
         zone: String,
         #[arg(long)]
         machine: Option<String>,
+        /// Where clients reach it, if not at the address it listens on.
+        #[arg(long, value_name = "URL")]
+        advertise: Option<String>,
         /// Offer the service that breaks the search.
         #[arg(long)]
         chaos: bool,
@@ -127,6 +130,9 @@ async fn node(child: Child) -> Result<(), Failure> {
     let mut builder = search_node::builder(&name, engine, files, chaos).zone(zone);
     if let Some(supervisor) = supervisor {
         builder = builder.supervisor(supervisor);
+    }
+    if let Some(advertise) = advertise {
+        builder = builder.advertise(advertise);
     }
     if let Some(machine) = machine {
         builder = builder.machine(machine);
