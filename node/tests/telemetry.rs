@@ -108,7 +108,7 @@ async fn collect() {
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (collector, mut exports) = mpsc::channel(64);
     let service =
-        Services::new().add(TraceServiceServer::new(Collector(collector))).into_service("collector");
+        Services::new().with(TraceServiceServer::new(Collector(collector))).into_service("collector");
     let stop = CancellationToken::new();
     let serving = tokio::task::spawn(serve(listener, service, Limits::default(), stop.clone()));
 
