@@ -27,6 +27,7 @@ use wardkeep_proto::{
 };
 
 use crate::{
+    audience::{self, Audience},
     body::{CallBody, Claim, Inbound},
     built_in,
     context::{Failure, Incarnation, WardContext},
@@ -53,6 +54,7 @@ pub(crate) struct Entrance {
     ways: Arc<HashMap<String, Way>>,
     draining: Arc<AtomicBool>,
     ledger: Ledger,
+    audience: Audience,
 }
 
 impl Entrance {
@@ -62,7 +64,12 @@ impl Entrance {
         draining: Arc<AtomicBool>,
         ledger: Ledger,
     ) -> Self {
-        Self { node, ways: Arc::new(ways), draining, ledger }
+        Self { node, ways: Arc::new(ways), draining, ledger, audience: Audience::Trusted }
+    }
+
+    /// For a listener of this audience.
+    pub(crate) fn for_audience(self, audience: Audience) -> Self {
+        Self { audience, ..self }
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
@@ -204,6 +211,13 @@ impl Service<Request<Body>> for Entrance {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let this = self.clone();
-        Box::pin(async move { Ok(this.answer(request).await) })
+        let audience = self.audience;
+        Box::pin(async move {
+            let response = this.answer(request).await;
+            Ok(match audience {
+                Audience::Trusted => response,
+                Audience::Untrusted => audience::veil(response),
+            })
+        })
     }
 }

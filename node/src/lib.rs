@@ -10,6 +10,7 @@
 //! So a node goes on beating, obeying and healing while the wards' runtime is stuck.
 #![deny(unsafe_code)]
 
+mod audience;
 mod body;
 mod built_in;
 mod context;
@@ -32,6 +33,7 @@ mod ward;
 mod wellform;
 pub mod wire;
 
+pub use audience::Audience;
 pub use built_in::Services;
 pub use context::WardContext;
 pub use error::NodeError;

@@ -24,6 +24,7 @@ use wardkeep_proto::{Error, machine_name, timestamp, v1};
 use wardkeep_steward::GroupSpec;
 
 use crate::{
+    audience::Audience,
     built_in::Services,
     entrance::{Entrance, Way},
     error::NodeError,
@@ -56,6 +57,7 @@ pub struct NodeBuilder {
     descriptors: Vec<&'static [u8]>,
     limits: Limits,
     insecure: bool,
+    audience: Audience,
 }
 
 impl NodeBuilder {
@@ -113,6 +115,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Who calls it: what they are told of errors. By default they are trusted.
+    pub fn audience(mut self, audience: Audience) -> Self {
+        self.audience = audience;
+        self
+    }
+
     /// Accepts that a listener on a non-loopback address has no encryption.
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
@@ -152,7 +160,8 @@ impl NodeBuilder {
 
         let draining = Arc::new(AtomicBool::new(false));
         let ledger = Ledger::new();
-        let entrance = Entrance::new(self.name.as_str().into(), ways, draining.clone(), ledger.clone());
+        let entrance = Entrance::new(self.name.as_str().into(), ways, draining.clone(), ledger.clone())
+            .for_audience(self.audience);
         let boot = Uuid::now_v7();
         let info = self.info(address, boot);
         let (orders, inbox) = mpsc::channel(ORDERS);
@@ -308,6 +317,7 @@ impl Node {
             descriptors: Vec::new(),
             limits: Limits::default(),
             insecure: false,
+            audience: Audience::Trusted,
         }
     }
 

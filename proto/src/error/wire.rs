@@ -58,6 +58,20 @@ impl Error {
         error
     }
 
+    /// What strangers are told: code, user's line, ID, and whether trying again may help.
+    pub fn to_untrusted_status(&self) -> Status {
+        let request = pb::RequestInfo { request_id: String::new(), serving_data: self.0.id.clone() };
+        let mut details = vec![any("RequestInfo", request.encode_to_vec())];
+        details.extend(hints(&self.0));
+        let user_message = self.0.user_message.clone();
+        let inner = pb::Status { code: self.0.code, message: user_message.clone(), details };
+        let mut status = Status::with_details(self.code(), user_message, inner.encode_to_vec().into());
+        if let Ok(id) = MetadataValue::try_from(self.id()) {
+            status.metadata_mut().insert(ERROR_ID_KEY, id);
+        }
+        status
+    }
+
     /// The error as it came over the wire. Fields a peer left empty stay so.
     pub fn from_proto(error: v1::Error) -> Self {
         Self(Box::new(error))
@@ -152,11 +166,19 @@ fn shorten(text: &mut String, most: usize, name: &'static str) -> Option<&'stati
     })
 }
 
+fn any(name: &str, value: Vec<u8>) -> prost_types::Any {
+    prost_types::Any { type_url: format!("type.googleapis.com/google.rpc.{name}"), value }
+}
+
+/// What helps whoever is told: whether to try again, and the user's line.
+fn hints(error: &v1::Error) -> impl Iterator<Item = prost_types::Any> {
+    let retry = pb::RetryInfo { retry_delay: error.retry_delay };
+    let line = pb::LocalizedMessage { locale: "en".into(), message: error.user_message.clone() };
+    let retry = error.transitory.then(|| any("RetryInfo", retry.encode_to_vec()));
+    retry.into_iter().chain([any("LocalizedMessage", line.encode_to_vec())])
+}
+
 fn encode_once(error: &v1::Error) -> Vec<u8> {
-    let any = |name: &str, value: Vec<u8>| prost_types::Any {
-        type_url: format!("type.googleapis.com/google.rpc.{name}"),
-        value,
-    };
     let info = pb::ErrorInfo {
         reason: error.kind.clone(),
         domain: error.domain.clone(),
@@ -168,11 +190,7 @@ fn encode_once(error: &v1::Error) -> Vec<u8> {
     let mut details = vec![any("ErrorInfo", info.encode_to_vec())];
     let request = pb::RequestInfo { request_id: error.request_id.clone(), serving_data: error.id.clone() };
     details.push(any("RequestInfo", request.encode_to_vec()));
-    if error.transitory {
-        details.push(any("RetryInfo", pb::RetryInfo { retry_delay: error.retry_delay }.encode_to_vec()));
-    }
-    let line = pb::LocalizedMessage { locale: "en".into(), message: error.user_message.clone() };
-    details.push(any("LocalizedMessage", line.encode_to_vec()));
+    details.extend(hints(error));
     details.push(prost_types::Any { type_url: OURS.into(), value: error.encode_to_vec() });
     pb::Status { code: error.code, message: error.user_message.clone(), details }.encode_to_vec()
 }

@@ -1,0 +1,92 @@
+//! Who may see what of an error. Callers of a listener that strangers can reach are told the code,
+//! the user's line, the ID and whether to try again, and nothing else.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Response, header};
+use http_body::{Frame, SizeHint};
+use tonic::{Code, Status, body::Body};
+use wardkeep_proto::{
+    Error,
+    error::{ERROR_ID_KEY, remove_bad_details},
+};
+
+/// Who calls a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// Our own people and programs: they get errors whole.
+    #[default]
+    Trusted,
+    /// Anyone: they get what helps them and betrays nothing.
+    Untrusted,
+}
+
+/// What a failure may carry to strangers.
+const ALLOWED: [HeaderName; 3] =
+    [header::CONTENT_TYPE, HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-encoding")];
+
+/// Covers a reply to a stranger.
+pub(crate) fn veil(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    veil_failure(&mut head.headers);
+    // Who answered is nobody's business either.
+    for key in
+        [wardkeep_proto::context::NODE, wardkeep_proto::context::WARD, wardkeep_proto::context::INCARNATION]
+    {
+        head.headers.remove(key);
+    }
+    Response::from_parts(head, Body::new(Veiled(body)))
+}
+
+/// Replaces all that a failure's headers or trailers say by what may be said.
+fn veil_failure(headers: &mut HeaderMap) {
+    if headers.get("grpc-status").is_none_or(|code| code == "0") {
+        return;
+    }
+    remove_bad_details(headers);
+    let status = Status::from_header_map(headers).unwrap_or_else(|| Status::new(Code::Internal, ""));
+    let error = Error::from_status(&status);
+    let covered: Vec<_> = headers.keys().filter(|key| !ALLOWED.contains(key)).cloned().collect();
+    for key in covered {
+        headers.remove(key);
+    }
+    headers.remove(ERROR_ID_KEY);
+    // Our own header values are always valid.
+    let _ = error.to_untrusted_status().add_header(headers);
+}
+
+/// A body whose trailers are covered.
+struct Veiled(Body);
+
+impl http_body::Body for Veiled {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(mut frame) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    veil_failure(trailers);
+                }
+                Ok(frame)
+            }
+            Err(status) => Err(Error::from_status(&status).to_untrusted_status()),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
