@@ -27,10 +27,8 @@ use crate::{
 const DEFAULT_LIMIT: u32 = 50;
 /// Most hits in a reply.
 const MOST_HITS: u32 = 1_000;
-/// How often some of the files are compared with the index.
-const UPKEEP_EVERY: Duration = Duration::from_millis(400);
-/// Rounds until all of them have been.
-const UPKEEP_ROUNDS: usize = 2;
+/// How often the files are compared with the index, at least.
+const UPKEEP_EVERY: Duration = Duration::from_millis(800);
 /// What a search may take before its ward counts as stalled.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -205,13 +203,11 @@ impl Search for Searcher {
     }
 }
 
-/// Now and then reads some of the files again and compares them with what was indexed, and lets no
-/// search in meanwhile: the short pauses that every real service has (compaction, collection,
-/// scrubbing, reloading), at another time on each node.
+/// Now and then reads the files again and compares them with what was indexed, and lets no search
+/// in meanwhile: the short pauses that every real service has (compaction, collection, scrubbing,
+/// reloading), at another time on each node.
 async fn upkeep(context: WardContext, shared: Arc<Shared>) -> Result<(), Error> {
     let pause = UPKEEP_EVERY + UPKEEP_EVERY.mul_f64(f64::from(std::process::id() % 64) / 128.0);
-    let mut changed = 0;
-    let mut from = 0;
     loop {
         tokio::select! {
             () = context.cancelled() => return Ok(()),
@@ -221,23 +217,18 @@ async fn upkeep(context: WardContext, shared: Arc<Shared>) -> Result<(), Error> 
         let index = shared.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // If the index is not to be had, its ward is in trouble, and someone else is on it.
         let Ok(turn) = timeout(UPKEEP_EVERY, index.write_owned()).await else { continue };
-        let upto = (from + shared.files.len() / UPKEEP_ROUNDS + 1).min(shared.files.len());
         let work = shared.clone();
         let check = context.blocking(move |context| {
             let _turn = turn;
             let differs =
                 |(path, sum): &&Indexed| !std::fs::read(path).is_ok_and(|now| checksum(&now) == *sum);
-            work.files[from..upto].iter().take_while(|_| !context.is_cancelled()).filter(differs).count()
+            work.files.iter().take_while(|_| !context.is_cancelled()).filter(differs).count()
         });
-        changed += check.await?;
-        from = upto;
-        if from == shared.files.len() {
-            context.set_status(match changed {
-                0 => format!("{from} files are as indexed"),
-                n => format!("{n} files changed since they were indexed"),
-            });
-            (from, changed) = (0, 0);
-        }
+        let changed = check.await?;
+        context.set_status(match changed {
+            0 => format!("{} files are as indexed", shared.files.len()),
+            n => format!("{n} files changed since they were indexed"),
+        });
     }
 }
 

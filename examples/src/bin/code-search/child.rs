@@ -114,7 +114,19 @@ fn launch(program: &Path, path: DataPath, supervisor: &str, dir: &Path) -> Launc
 }
 
 async fn node(child: Child) -> Result<(), Failure> {
-    let Child::Node { path, name, listen, supervisor, dir, corpus, zone, machine, chaos, insecure } = child
+    let Child::Node {
+        path,
+        name,
+        listen,
+        supervisor,
+        dir,
+        corpus,
+        zone,
+        machine,
+        advertise,
+        chaos,
+        insecure,
+    } = child
     else {
         return Ok(());
     };
