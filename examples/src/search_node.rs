@@ -28,7 +28,7 @@ const DEFAULT_LIMIT: u32 = 50;
 /// Most hits in a reply.
 const MOST_HITS: u32 = 1_000;
 /// How often the files are compared with the index, at least.
-const UPKEEP_EVERY: Duration = Duration::from_millis(800);
+const UPKEEP_EVERY: Duration = Duration::from_millis(250);
 /// What a search may take before its ward counts as stalled.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -146,6 +146,7 @@ impl NodeBuilder {
     /// # Errors
     /// As [`NodeBuilder::bind`].
     pub fn listen_on(self, listener: StdListener) -> Result<Node, Error> {
+        self.check_names()?;
         let cannot = |source| NodeError::CannotListen { address: "its listener".to_owned(), source };
         let address = listener.local_addr().map_err(cannot)?;
         let plan = reexec::Plan::new(listener.try_clone().map_err(cannot)?).map_err(cannot)?;
@@ -195,6 +196,21 @@ impl NodeBuilder {
             info,
         };
         Ok(Node { setup, listener, entrance, limits: self.limits, handle })
+    }
+
+    /// The rules of supervisors: what would be refused at each session is refused here, once.
+    fn check_names(&self) -> Result<(), Error> {
+        let wards = self.wards.iter().map(|ward| ("ward", ward.name()));
+        for (of, name) in std::iter::once(("node", self.name.as_str())).chain(wards) {
+            let fits = (1..=128).contains(&name.len());
+            if !fits || name.chars().any(|c| c.is_control() || c == '/') {
+                let wrong = format!(
+                    "the name {name:?} of a {of} is not 1 to 128 bytes without slashes or control characters"
+                );
+                return Err(NodeError::Misconfigured(wrong).into());
+            }
+        }
+        Ok(())
     }
 
     fn info(&self, address: SocketAddr, boot: Uuid) -> v1::NodeInfo {

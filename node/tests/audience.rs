@@ -1,5 +1,5 @@
 //! What strangers are told of errors, and what they are not.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods)]
 
 mod support;
 

@@ -2,16 +2,18 @@
 //! the nearest key that exists.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use humantime::format_duration;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward};
+use wardkeep_steward::Config;
 
-use crate::daemon::Launch;
+use crate::daemon::{Launch, hello};
 
 /// `wardkeep serve supervisor --config`.
 #[derive(Debug, Default, Deserialize)]
@@ -169,6 +171,46 @@ impl GroupEntry {
     }
 }
 
+impl SupervisorFile {
+    /// How the steward judges and heals.
+    ///
+    /// # Errors
+    /// One line if the durations do not go together.
+    pub fn steward(&self) -> Result<Config, String> {
+        let default = Config::default();
+        let pulse_interval = self.pulse_interval.unwrap_or(default.pulse_interval);
+        let silence_ceiling = self.silence_ceiling.unwrap_or(default.silence_ceiling);
+        if pulse_interval.is_zero() {
+            return Err("pulse_interval must be longer than nothing".to_owned());
+        }
+        if silence_ceiling < pulse_interval * 2 {
+            let (ceiling, pulse) = (format_duration(silence_ceiling), format_duration(pulse_interval));
+            return Err(format!(
+                "silence_ceiling ({ceiling}) must be at least twice pulse_interval ({pulse}): one late report is no failure"
+            ));
+        }
+        Ok(Config {
+            pulse_interval,
+            silence_ceiling,
+            silence_floor: default.silence_floor.min(silence_ceiling),
+            relaunch_after: self.relaunch_after.unwrap_or(default.relaunch_after),
+            ..default
+        })
+    }
+
+    /// The nodes to launch.
+    ///
+    /// # Errors
+    /// One line if one has no program, or two have one name.
+    pub fn launches(&self) -> Result<Vec<Launch>, String> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.node.iter().find(|entry| !names.insert(&entry.name)) {
+            return Err(format!("two nodes to launch are named {}", twice.name));
+        }
+        self.node.iter().map(LaunchEntry::launch).collect()
+    }
+}
+
 impl LaunchEntry {
     /// What the launcher is told.
     ///
@@ -178,6 +220,8 @@ impl LaunchEntry {
         let Some((program, args)) = self.launch.split_first() else {
             return Err(format!("node {}: launch names no program", self.name));
         };
+        // It names files, too.
+        hello::name("[[node]]", &self.name)?;
         Ok(Launch {
             node: self.name.clone(),
             program: program.into(),
@@ -286,6 +330,24 @@ mod tests {
         assert!(bad.starts_with("f.toml:4: \"soon\" is not a duration such as"), "{bad}");
         let word = error("[[group]]\nname = \"g\"\nstrategy = \"one_for_al\"\n");
         assert_eq!(word, "f.toml:3: unknown variant `one_for_al`; did you mean `one_for_all`?");
+    }
+
+    #[test]
+    fn durations_that_do_not_go_together_are_refused() {
+        let file = |text| toml::from_str::<SupervisorFile>(text).unwrap();
+        let refused = file("pulse_interval = \"5s\"").steward().unwrap_err();
+        assert!(refused.starts_with("silence_ceiling (2s 500ms) must be at least twice"), "{refused}");
+        assert!(file("pulse_interval = \"0s\"").steward().is_err());
+        assert!(file("pulse_interval = \"5s\"\nsilence_ceiling = \"20s\"").steward().is_ok());
+    }
+
+    #[test]
+    fn nodes_to_launch_have_names_of_their_own_that_can_be_files() {
+        let file = |text: &str| toml::from_str::<SupervisorFile>(text).unwrap().launches();
+        let one = "[[node]]\nname = \"a\"\nlaunch = [\"x\"]\n";
+        assert_eq!(file(one).unwrap().len(), 1);
+        assert_eq!(file(&one.repeat(2)).unwrap_err(), "two nodes to launch are named a");
+        assert!(file(&one.replace("\"a\"", "\"../a\"")).unwrap_err().contains("slash"));
     }
 
     #[test]

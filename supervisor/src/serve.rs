@@ -67,23 +67,17 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
         None => SupervisorFile::default(),
     };
     let telemetry = log("wardkeep-supervisor", log_args)?;
-    let defaults = Config::default();
-    let mut builder = Supervisor::builder().steward(Config {
-        pulse_interval: file.pulse_interval.unwrap_or(defaults.pulse_interval),
-        silence_ceiling: file.silence_ceiling.unwrap_or(defaults.silence_ceiling),
-        silence_floor: defaults.silence_floor.min(file.silence_ceiling.unwrap_or(defaults.silence_ceiling)),
-        relaunch_after: file.relaunch_after.unwrap_or(defaults.relaunch_after),
-        seed: u64::from(std::process::id()),
-        ..defaults
-    });
+    let steward = file.steward().map_err(ServeError::Usage)?;
+    let mut builder =
+        Supervisor::builder().steward(Config { seed: u64::from(std::process::id()), ..steward });
     if let Some(grace) = file.mandate_grace {
         builder = builder.mandate_grace(grace);
     }
     for group in &file.group {
         builder = builder.group(group.spec());
     }
-    for node in &file.node {
-        builder = builder.launch(node.launch().map_err(ServeError::Usage)?);
+    for launch in file.launches().map_err(ServeError::Usage)? {
+        builder = builder.launch(launch);
     }
     if let Some(dir) = args.data_dir.or(file.data_dir) {
         builder = builder.data_dir(dir);

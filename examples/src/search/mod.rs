@@ -234,7 +234,9 @@ impl FromStr for DataPath {
     }
 }
 
-/// A pool of one thread per core, so that no engine takes the threads of another.
+/// A pool of threads of its own for half of the cores, so that no engine takes the threads of another, and one that is
+/// busy leaves room for those that run beside it.
 fn pool(name: &'static str) -> Result<rayon::ThreadPool, rayon::ThreadPoolBuildError> {
-    rayon::ThreadPoolBuilder::new().thread_name(move |n| format!("{name}-{n}")).build()
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(move |n| format!("{name}-{n}")).build()
 }

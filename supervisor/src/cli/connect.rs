@@ -133,8 +133,11 @@ pub(crate) fn name_of(node: &wardkeep_proto::v1::Node) -> &str {
 
 /// Who asks: `user@machine`.
 pub(crate) fn actor() -> String {
-    let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(|key| std::env::var(key).ok());
-    format!("{}@{}", user.as_deref().unwrap_or("unknown"), machine_name())
+    let set = |key: &&str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    // Where no login was (a container, a unit of systemd), the user still has a number.
+    let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(set);
+    let user = user.unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()));
+    format!("{user}@{}", machine_name())
 }
 
 /// Completes and checks an address: `host:port` means `http://host:port`.

@@ -1,11 +1,13 @@
 //! `Stewardship.Attend`, the supervisor's side: carries a session's messages to the fleet and back.
 
+use std::sync::Arc;
+
 use futures_util::Stream;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{Duration, timeout},
 };
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use wardkeep_proto::{
     Error,
     v1::{self, node_message::Kind as Up, stewardship_server::Stewardship},
@@ -14,6 +16,7 @@ use wardkeep_proto::{
 use super::{
     SupervisorError,
     fleet::{Msg, SessionId},
+    hello, tame,
 };
 
 /// Commands that may wait for a node that does not read; beyond, its session is ended.
@@ -23,11 +26,15 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Attend {
     fleet: mpsc::Sender<Msg>,
+    /// Each session keeps a place in the fleet's inbox for its end.
+    seats: Arc<Semaphore>,
+    sessions: usize,
 }
 
 impl Attend {
-    pub(super) fn new(fleet: mpsc::Sender<Msg>) -> Self {
-        Self { fleet }
+    /// `sessions`: at most so many at a time.
+    pub(super) fn new(fleet: mpsc::Sender<Msg>, sessions: usize) -> Self {
+        Self { fleet, seats: Arc::new(Semaphore::new(sessions)), sessions }
     }
 }
 
@@ -43,14 +50,23 @@ impl Stewardship for Attend {
     ) -> Result<Response<Self::AttendStream>, Status> {
         let peer = request.remote_addr().map(|address| address.ip());
         let mut up = request.into_inner();
-        let hello = first_message(&mut up).await.map_err(Status::from)?;
+        let refused = |error: Error| {
+            error.log();
+            Status::from(error)
+        };
+        let mut hello = first_message(&mut up).await.map_err(refused)?;
+        let boot = hello::check(&hello).map_err(|what| refused(protocol(what)))?;
+        tame::hello(&mut hello);
+        let seat = self.seats.clone().try_acquire_owned().map_err(|_| {
+            refused(SupervisorError::Full { what: "sessions of nodes", most: self.sessions }.into())
+        })?;
         let (down, queue) = mpsc::channel(DOWN_QUEUE);
         let session = SessionId::next();
         let ending = |_| Status::from(Error::from(SupervisorError::ShuttingDown));
         let place = self.fleet.clone().reserve_owned().await.map_err(ending)?;
-        let attached = Msg::Attach { session, hello: Box::new(hello), down, peer };
+        let attached = Msg::Attach { session, hello: Box::new(hello), boot, down, peer };
         self.fleet.send(attached).await.map_err(|_| ending(mpsc::error::SendError(())))?;
-        let farewell = Farewell { session, place: Some(place) };
+        let farewell = Farewell { session, place: Some(place), _seat: seat };
         // What comes up is read as part of the stream that goes down: when the node goes away the
         // stream is dropped, and with it the reading. No task is left behind.
         let reading = read(up, session, self.fleet.clone());
@@ -58,12 +74,25 @@ impl Stewardship for Attend {
     }
 }
 
+fn protocol(what: impl Into<String>) -> Error {
+    SupervisorError::Protocol(what.into()).into()
+}
+
+/// A stream that broke is what it is; one that cannot be read is the node's doing.
+fn unreadable(status: &Status) -> Error {
+    match status.code() {
+        Code::OutOfRange | Code::Internal | Code::InvalidArgument => protocol(status.message()),
+        _ => Error::from_status(status),
+    }
+}
+
 async fn first_message(up: &mut Streaming<v1::NodeMessage>) -> Result<v1::Hello, Error> {
     match timeout(HELLO_PATIENCE, up.message()).await {
         Ok(Ok(Some(v1::NodeMessage { kind: Some(Up::Hello(hello)) }))) => Ok(hello),
-        Ok(Ok(_)) => Err(SupervisorError::Protocol("its first message is not Hello".into()).into()),
-        Ok(Err(status)) => Err(Error::from_status(&status)),
-        Err(_) => Err(SupervisorError::Protocol(format!("no Hello within {HELLO_PATIENCE:?}")).into()),
+        Ok(Ok(Some(_))) => Err(protocol("its first message is not Hello")),
+        Ok(Ok(None)) => Err(protocol("it ended the session without a Hello")),
+        Ok(Err(status)) => Err(unreadable(&status)),
+        Err(_) => Err(protocol(format!("no Hello within {HELLO_PATIENCE:?}"))),
     }
 }
 
@@ -74,18 +103,53 @@ async fn read(
     fleet: mpsc::Sender<Msg>,
 ) -> Option<Status> {
     loop {
-        match up.message().await {
-            Ok(Some(v1::NodeMessage { kind: Some(kind) })) => {
-                if fleet.send(Msg::Up { session, kind }).await.is_err() {
-                    return Some(Error::from(SupervisorError::ShuttingDown).into());
-                }
-            }
+        let kind = match up.message().await {
+            Ok(Some(v1::NodeMessage { kind: Some(kind) })) => kind,
             // A message of a later version of the protocol.
-            Ok(Some(v1::NodeMessage { kind: None })) => {}
+            Ok(Some(v1::NodeMessage { kind: None })) => continue,
             Ok(None) => return None,
-            Err(status) => return Some(status),
+            Err(status) => {
+                let error = unreadable(&status);
+                if error.kind() == "PROTOCOL" {
+                    error.log();
+                }
+                return Some(error.into());
+            }
+        };
+        let Some(kind) = bounded(kind) else {
+            let error = protocol(format!("a report about more than {} wards", hello::WARDS));
+            error.log();
+            return Some(error.into());
+        };
+        if fleet.send(Msg::Up { session, kind }).await.is_err() {
+            return Some(Error::from(SupervisorError::ShuttingDown).into());
         }
     }
+}
+
+/// What waits for the fleet, or is kept by it, is bounded before it gets there.
+fn bounded(mut kind: Up) -> Option<Up> {
+    match &mut kind {
+        Up::WardChange(change) => tame::change(change),
+        Up::CommandDone(done) => done.error.iter_mut().for_each(tame::error),
+        Up::Errors(errors) => tame::errors(errors),
+        Up::Report(report) => {
+            let columns = [
+                &report.slot,
+                &report.pulses,
+                &report.work_begun,
+                &report.work_ended,
+                &report.oldest_work_ms,
+            ];
+            if columns.iter().any(|column| column.len() > hello::WARDS) {
+                return None;
+            }
+        }
+        // A second one is refused unseen.
+        Up::Hello(hello) => *hello = v1::Hello::default(),
+        Up::DrainChange(_) | Up::Goodbye(_) => {}
+    }
+    Some(kind)
 }
 
 /// Tells the fleet that the session ended, however it ended: its place in the inbox was taken when
@@ -93,6 +157,7 @@ async fn read(
 struct Farewell {
     session: SessionId,
     place: Option<mpsc::OwnedPermit<Msg>>,
+    _seat: OwnedSemaphorePermit,
 }
 
 impl Drop for Farewell {

@@ -1,6 +1,6 @@
 //! `Directory.Watch`: where wards are, for clients.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
@@ -46,26 +46,31 @@ fn only(view: &v1::DirectoryView, service: &str) -> v1::DirectoryView {
 
 /// The directory's view of a fleet: nodes that have ever attended, with what they offer.
 pub(super) fn view(fleet: &v1::Fleet) -> Vec<v1::Member> {
-    fleet
-        .nodes
-        .iter()
-        .filter_map(|node| {
-            let info = node.info.clone()?;
+    let mut wards: HashMap<&str, Vec<&v1::Ward>> = HashMap::new();
+    for ward in &fleet.wards {
+        wards.entry(&ward.node).or_default().push(ward);
+    }
+    let attended = fleet.nodes.iter().filter_map(|node| Some((node, node.info.as_ref()?)));
+    attended
+        .filter(|(_, info)| !info.boot_id.is_empty())
+        .map(|(node, info)| {
             let healthy = node.verdict() == v1::Verdict::Healthy;
             let ready = healthy && node.attending && !node.draining;
-            let wards = fleet.wards.iter().filter(|ward| ward.node == info.name);
-            let offers = wards.flat_map(|ward| {
-                let spec = ward.spec.clone().unwrap_or_default();
-                let up = ward.state() == v1::WardState::Running && ward.verdict() == v1::Verdict::Healthy;
-                let (ward, incarnation) = (spec.name, ward.incarnation);
-                spec.services.into_iter().map(move |service| v1::Offer {
-                    service,
-                    ward: ward.clone(),
-                    incarnation,
-                    ready: ready && up,
-                })
-            });
-            Some(v1::Member { ready, offers: offers.collect(), node: Some(info) })
+            let wards = wards.get(info.name.as_str()).into_iter().flatten();
+            let offers = wards.flat_map(|ward| offers(ward, ready)).collect();
+            v1::Member { ready, offers, node: Some(info.clone()) }
         })
         .collect()
+}
+
+fn offers(ward: &v1::Ward, node_ready: bool) -> impl Iterator<Item = v1::Offer> + '_ {
+    let up = ward.state() == v1::WardState::Running && ward.verdict() == v1::Verdict::Healthy;
+    ward.spec.iter().flat_map(move |spec| {
+        spec.services.iter().map(move |service| v1::Offer {
+            service: service.clone(),
+            ward: spec.name.clone(),
+            incarnation: ward.incarnation,
+            ready: node_ready && up,
+        })
+    })
 }

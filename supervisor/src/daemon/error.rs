@@ -26,6 +26,20 @@ pub enum SupervisorError {
         #[source]
         source: std::io::Error,
     },
+    /// Another supervisor runs on the same data directory.
+    #[error("another supervisor uses {path} already")]
+    DataDirInUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// More than this supervisor takes on.
+    #[error("this supervisor takes on no more than {most} {what}")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        most: usize,
+    },
     /// No such node.
     #[error("no node is named {0}")]
     NoSuchNode(String),
@@ -93,6 +107,8 @@ impl Kind for SupervisorError {
         match self {
             Self::CannotListen { .. } => "CANNOT_LISTEN",
             Self::DataDir { .. } => "DATA_DIR",
+            Self::DataDirInUse { .. } => "DATA_DIR_IN_USE",
+            Self::Full { .. } => "FULL",
             Self::NoSuchNode(_) => "NO_SUCH_NODE",
             Self::NoSuchWard { .. } => "NO_SUCH_WARD",
             Self::NoSuchError(_) => "NO_SUCH_ERROR",
@@ -110,7 +126,8 @@ impl Kind for SupervisorError {
         match self {
             Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => Code::NotFound,
             Self::WhichError { .. } => Code::InvalidArgument,
-            Self::NotAttending(_) => Code::FailedPrecondition,
+            Self::NotAttending(_) | Self::DataDirInUse { .. } => Code::FailedPrecondition,
+            Self::Full { .. } => Code::ResourceExhausted,
             Self::NameTaken { .. } => Code::AlreadyExists,
             Self::Protocol(_) => Code::InvalidArgument,
             Self::NotSeen { .. } => Code::DeadlineExceeded,
@@ -129,7 +146,8 @@ impl Kind for SupervisorError {
             Self::NotSeen { .. } => "It was asked for, but has not happened yet.",
             Self::Failed(_) => "It was tried, and failed.",
             Self::ShuttingDown => "The supervisor is restarting. Please try again in a moment.",
-            Self::CannotListen { .. } | Self::DataDir { .. } => {
+            Self::Full { .. } => "There is no room for more at the moment.",
+            Self::CannotListen { .. } | Self::DataDir { .. } | Self::DataDirInUse { .. } => {
                 "The service could not be set up. Please tell its operators."
             }
         }
@@ -138,7 +156,7 @@ impl Kind for SupervisorError {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::ShuttingDown | Self::NotAttending(_) => Some(Duration::from_secs(1)),
+            Self::ShuttingDown | Self::NotAttending(_) | Self::Full { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

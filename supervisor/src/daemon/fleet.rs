@@ -2,7 +2,7 @@
 //! told to nodes, clients and operators.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{
         Arc,
@@ -18,12 +18,12 @@ use tokio::{
 };
 use tonic::Status;
 use uuid::Uuid;
-use wardkeep_node::{story, wire};
+use wardkeep_node::wire;
 use wardkeep_proto::{
-    Error, duration, machine_name, timestamp, trace,
-    v1::{self, command, node_message::Kind as Up, steward_message::Kind as Down},
+    Error, duration, machine_name, timestamp,
+    v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
 };
-use wardkeep_steward::{Action, Cause, Config, Event, GroupSpec, Steward, WardId};
+use wardkeep_steward::{Cause, Config, Event, GroupSpec, Steward, WardId};
 
 use super::{
     SupervisorError, directory,
@@ -31,15 +31,23 @@ use super::{
     event_log::{EventLog, Reading},
     launcher,
     record::{self, NodeRecord, Session},
+    wish::Wish,
 };
 
 /// Pictures that only show work counters are made at most this often; changes of state show at once.
 const REPORTS_SHOWN: Duration = Duration::from_millis(250);
+/// Pictures are made at most this often, and for a large fleet more rarely: they may take one tenth
+/// of the time.
+const PICTURES_APART: Duration = Duration::from_millis(10);
 /// Messages taken in one go.
 const BATCH: usize = 256;
+/// Nodes known, past ones included; the steward forgets those that have been away for long.
+const NODES: usize = 16_384;
+/// Asleep no longer than this.
+const NAP: Duration = Duration::from_secs(1);
 
 /// One session of one node. A node that comes back has another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct SessionId(u64);
 
 impl SessionId {
@@ -50,10 +58,12 @@ impl SessionId {
 }
 
 /// What the fleet is told and asked.
+#[allow(clippy::large_enum_variant, reason = "nearly all messages are of the largest kind")]
 pub(super) enum Msg {
     Attach {
         session: SessionId,
         hello: Box<v1::Hello>,
+        boot: Uuid,
         down: mpsc::Sender<Result<v1::StewardMessage, Status>>,
         peer: Option<IpAddr>,
     },
@@ -76,6 +86,10 @@ pub(super) enum Msg {
         actor: String,
         answer: oneshot::Sender<Result<(), Error>>,
     },
+    /// For a picture that shows all that has been told of.
+    Look {
+        answer: oneshot::Sender<Arc<v1::Fleet>>,
+    },
     ListErrors {
         answer: oneshot::Sender<v1::ErrorList>,
     },
@@ -91,38 +105,37 @@ pub(super) enum Msg {
     Shutdown,
 }
 
-/// What operators wish for.
-pub(super) enum Wish {
-    StartWard(WardId),
-    StopWard(WardId),
-    RestartWard(WardId),
-    RestartNode { node: String, drain: Option<prost_types::Duration> },
-    Drain { node: String, on: bool },
-}
-
 /// What the fleet is given.
 pub(super) struct Settings {
     pub(super) epoch: u64,
     pub(super) steward: Config,
     pub(super) mandate_grace: Duration,
     pub(super) groups: Vec<GroupSpec>,
-    pub(super) launchable: Vec<String>,
+    pub(super) launchable: BTreeSet<String>,
 }
 
 pub(super) struct Fleet {
-    settings: Settings,
-    steward: Steward,
-    nodes: BTreeMap<Arc<str>, NodeRecord>,
-    log: EventLog,
+    pub(super) settings: Settings,
+    pub(super) steward: Steward,
+    pub(super) nodes: BTreeMap<Arc<str>, NodeRecord>,
+    /// Which node a session is of. Those that were ended are not in it.
+    sessions: HashMap<SessionId, Arc<str>>,
+    /// Nodes whose sessions were ended because they do not read: the steward is to be told.
+    pub(super) lost: Vec<Arc<str>>,
+    /// Who has the wish that is being dealt with.
+    pub(super) actor: String,
+    pub(super) log: EventLog,
     errors: ErrorStore,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
-    launcher: mpsc::Sender<launcher::Order>,
-    origin: Instant,
+    pub(super) launcher: mpsc::Sender<launcher::Order>,
+    pub(super) origin: Instant,
     started_at: prost_types::Timestamp,
-    state_changed: bool,
+    pub(super) state_changed: bool,
     reported: bool,
     shown_at: Instant,
+    /// Between two pictures.
+    apart: Duration,
 }
 
 impl Fleet {
@@ -137,6 +150,9 @@ impl Fleet {
             steward: Steward::new(settings.steward).with_groups(settings.groups.clone()),
             settings,
             nodes: BTreeMap::new(),
+            sessions: HashMap::new(),
+            lost: Vec::new(),
+            actor: String::new(),
             log: EventLog::new(),
             errors: ErrorStore::default(),
             picture,
@@ -147,6 +163,7 @@ impl Fleet {
             state_changed: true,
             reported: false,
             shown_at: origin,
+            apart: PICTURES_APART,
         }
     }
 
@@ -157,11 +174,9 @@ impl Fleet {
         self.show();
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let wake = self.origin + self.steward.next_wake().unwrap_or(Duration::from_secs(1));
-            let wake = if self.reported { wake.min(self.shown_at + REPORTS_SHOWN) } else { wake };
             tokio::select! {
                 n = inbox.recv_many(&mut batch, BATCH) => if n == 0 { return },
-                () = tokio::time::sleep_until(wake) => {}
+                () = tokio::time::sleep(self.idle_for()) => {}
             }
             for msg in batch.drain(..) {
                 if matches!(msg, Msg::Shutdown) {
@@ -171,16 +186,35 @@ impl Fleet {
             }
             if self.steward.next_wake().is_some_and(|due| due <= self.origin.elapsed()) {
                 self.step(Event::Tick);
+                self.reported = true;
             }
-            if self.state_changed || (self.reported && self.shown_at.elapsed() >= REPORTS_SHOWN) {
+            if self.picture_due().is_some_and(|due| due <= Instant::now()) {
                 self.show();
             }
         }
     }
 
+    /// What peers ask for may lie beyond the end of time: a nap is always short.
+    fn idle_for(&self) -> Duration {
+        let step = self.steward.next_wake().map(|at| at.saturating_sub(self.origin.elapsed()));
+        let picture = self.picture_due().map(|at| at.saturating_duration_since(Instant::now()));
+        step.into_iter().chain(picture).fold(NAP, Duration::min)
+    }
+
+    /// When the next picture is to be made, if there is anything new to be seen on it.
+    fn picture_due(&self) -> Option<Instant> {
+        if self.state_changed {
+            Some(self.shown_at + self.apart)
+        } else {
+            self.reported.then(|| self.shown_at + self.apart.max(REPORTS_SHOWN))
+        }
+    }
+
     fn hear(&mut self, msg: Msg) {
         match msg {
-            Msg::Attach { session, hello, down, peer } => self.attach(session, &hello, down, peer),
+            Msg::Attach { session, hello, boot, down, peer } => {
+                self.attach(Session { id: session, down, next_command: 1 }, &hello, boot, peer);
+            }
             Msg::Up { session, kind } => self.up(session, kind),
             Msg::Detached { session } => self.detached(session),
             Msg::ProcessExited { node, how } => {
@@ -188,8 +222,19 @@ impl Fleet {
                 self.step(Event::NodeProcessExited { node: node.into(), cause });
             }
             Msg::Wish { wish, cause, actor, answer } => {
+                let taken_on = self.wish(wish, cause, actor);
+                // Whoever waits for the effect must not take an older picture for it.
+                if self.state_changed {
+                    self.show();
+                }
                 // An operator who has gone away gets no answer, but the wish stands.
-                let _ = answer.send(self.wish(wish, cause, &actor));
+                let _ = answer.send(taken_on);
+            }
+            Msg::Look { answer } => {
+                if self.state_changed {
+                    self.show();
+                }
+                let _ = answer.send(self.picture.borrow().clone());
             }
             Msg::ListErrors { answer } => {
                 let _ = answer.send(self.errors.list());
@@ -202,29 +247,23 @@ impl Fleet {
             }
             Msg::Shutdown => {}
         }
+        self.tell_of_the_lost();
     }
 
     // --- sessions ---
 
-    fn attach(
-        &mut self,
-        id: SessionId,
-        hello: &v1::Hello,
-        down: mpsc::Sender<Result<v1::StewardMessage, Status>>,
-        peer: Option<IpAddr>,
-    ) {
-        let boot = match self.admit(hello) {
-            Ok(boot) => boot,
-            Err(error) => {
-                error.log();
-                // The queue of a new session has room.
-                let _ = down.try_send(Err(error.into()));
-                return;
-            }
-        };
-        let record = NodeRecord::new(hello, Session { id, down, next_command: 1 }, peer);
-        let name: Arc<str> = record.info.name.as_str().into();
-        self.nodes.insert(name.clone(), record);
+    fn attach(&mut self, session: Session, hello: &v1::Hello, boot: Uuid, peer: Option<IpAddr>) {
+        let info = hello.node.as_ref();
+        let name: Arc<str> = info.map(|info| info.name.as_str()).unwrap_or_default().into();
+        if let Err(error) = self.admit(&name, boot) {
+            error.log();
+            // The queue of a new session has room.
+            let _ = session.down.try_send(Err(error.into()));
+            return;
+        }
+        self.supersede(&name, boot, info.map_or(0, |info| info.pid));
+        self.sessions.insert(session.id, name.clone());
+        self.nodes.insert(name.clone(), NodeRecord::new(hello, boot, session, peer));
         self.state_changed = true;
         let welcome = v1::Welcome {
             epoch: self.settings.epoch,
@@ -245,28 +284,34 @@ impl Fleet {
     }
 
     /// Whether a node may attend under the name it claims.
-    fn admit(&self, hello: &v1::Hello) -> Result<Uuid, Error> {
-        let protocol = |what: &str| Error::from(SupervisorError::Protocol(what.to_owned()));
-        if hello.protocol != 1 {
-            return Err(protocol(&format!("it speaks version {}, this supervisor speaks 1", hello.protocol)));
+    fn admit(&self, name: &Arc<str>, boot: Uuid) -> Result<(), Error> {
+        match self.nodes.get(name) {
+            None if self.nodes.len() >= NODES => {
+                Err(SupervisorError::Full { what: "nodes", most: NODES }.into())
+            }
+            // UUIDv7 sorts by time: the younger boot is the same node come back; an older one beside
+            // a living session is a second process under the same name.
+            Some(known) if known.session.is_some() && boot < known.boot => {
+                Err(taken(name, known.info.pid, known.boot))
+            }
+            _ => Ok(()),
         }
-        let node =
-            hello.node.as_ref().filter(|n| !n.name.is_empty()).ok_or_else(|| protocol("it has no name"))?;
-        let boot = Uuid::parse_str(&node.boot_id).map_err(|_| protocol("its boot ID is not a UUID"))?;
-        let Some(known) = self.nodes.get(node.name.as_str()).filter(|known| known.session.is_some()) else {
-            return Ok(boot);
-        };
-        // UUIDv7 sorts by time: the younger boot is the same node come back; an older one beside a
-        // living session is a second process under the same name.
-        if boot.to_string() < known.info.boot_id {
-            let (pid, boot) = (known.info.pid, known.info.boot_id.clone());
-            return Err(SupervisorError::NameTaken { name: node.name.clone(), pid, boot }.into());
+    }
+
+    /// The session before, if there is one, ends. Another process is told why.
+    fn supersede(&mut self, name: &Arc<str>, boot: Uuid, pid: u32) {
+        let Some(record) = self.nodes.get_mut(name) else { return };
+        let Some(old) = record.session.take() else { return };
+        self.sessions.remove(&old.id);
+        if record.boot != boot {
+            let error = taken(name, pid, boot);
+            error.log();
+            let _ = old.down.try_send(Err(error.into()));
         }
-        Ok(boot)
     }
 
     fn up(&mut self, session: SessionId, kind: Up) {
-        let Some(name) = self.of_session(session) else { return };
+        let Some(name) = self.sessions.get(&session).cloned() else { return };
         let Some(record) = self.nodes.get_mut(&name) else { return };
         match kind {
             Up::Report(report) => {
@@ -301,9 +346,8 @@ impl Fleet {
                 let text = if change.draining { "takes no new calls" } else { "takes calls again" };
                 self.tell(v1::EventKind::NodeDraining, &name, text.to_owned(), "");
             }
-            Up::Goodbye(goodbye) => {
-                record.restarting = goodbye.restarting;
-                record.session = None;
+            Up::Goodbye(_) => {
+                self.end_session(&name);
                 self.step(Event::NodeDetached { node: name, goodbye: true });
             }
             Up::Errors(records) => self.errors.add(records),
@@ -312,10 +356,8 @@ impl Fleet {
     }
 
     fn detached(&mut self, session: SessionId) {
-        let Some(name) = self.of_session(session) else { return };
-        if let Some(record) = self.nodes.get_mut(&name) {
-            record.session = None;
-        }
+        let Some(name) = self.sessions.get(&session).cloned() else { return };
+        self.end_session(&name);
         self.step(Event::NodeDetached { node: name, goodbye: false });
     }
 
@@ -323,180 +365,33 @@ impl Fleet {
     fn expel(&mut self, name: &Arc<str>, what: String) {
         let error = Error::from(SupervisorError::Protocol(what));
         error.log();
-        if let Some(session) = self.nodes.get_mut(name).and_then(|record| record.session.take()) {
+        if let Some(session) = self.end_session(name) {
             let _ = session.down.try_send(Err(error.into()));
         }
         self.step(Event::NodeDetached { node: name.clone(), goodbye: false });
     }
 
-    fn of_session(&self, id: SessionId) -> Option<Arc<str>> {
-        let mine = |record: &NodeRecord| record.session.as_ref().is_some_and(|session| session.id == id);
-        self.nodes.iter().find(|(_, record)| mine(record)).map(|(name, _)| name.clone())
-    }
-
-    // --- the steward ---
-
-    fn step(&mut self, event: Event) {
-        let now = self.origin.elapsed();
-        for action in self.steward.step(now, event) {
-            self.act(action);
-        }
-    }
-
-    fn act(&mut self, action: Action) {
+    /// The steward is to be told by the caller.
+    pub(super) fn end_session(&mut self, name: &Arc<str>) -> Option<Session> {
+        let session = self.nodes.get_mut(name)?.session.take()?;
+        self.sessions.remove(&session.id);
         self.state_changed = true;
-        match action {
-            Action::Note(note) => {
-                let mut event = story::event(&note);
-                event.epoch = self.settings.epoch;
-                let error = event.error.as_ref().map(|e| e.id.as_str());
-                let place = [event.node.as_str(), event.ward.as_str()];
-                let place =
-                    place.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
-                tracing::info!(target: "steward", error, "{place}: {}", event.text);
-                self.log.push(event);
-            }
-            Action::Start { ward, after_incarnation, cause } => {
-                self.command_ward(&ward, &cause, |slot| {
-                    command::Kind::Start(v1::StartWard { slot, after_incarnation })
-                });
-            }
-            Action::Hold { ward, incarnation } => {
-                self.command_ward(&ward, &Cause::default(), |slot| {
-                    command::Kind::Hold(v1::HoldWard { slot, incarnation })
-                });
-            }
-            Action::Stop { ward, incarnation, grace, cause } => {
-                let grace = Some(duration(grace));
-                self.command_ward(&ward, &cause, |slot| {
-                    command::Kind::Stop(v1::StopWard { slot, incarnation, grace })
-                });
-            }
-            Action::Launch { node, cause } => {
-                let order = launcher::Order { node: node.to_string(), reason: cause.reason };
-                if self.launcher.try_send(order).is_err() {
-                    tracing::error!(%node, "the launcher does not take orders; the steward will order again");
-                }
-            }
-        }
+        Some(session)
     }
 
-    fn command_ward(&mut self, ward: &WardId, cause: &Cause, kind: impl FnOnce(u32) -> command::Kind) {
-        let slot = self.nodes.get(&ward.node).and_then(|record| record.slot(&ward.ward));
-        if let Some(slot) = slot {
-            self.command(&ward.node, kind(slot), cause);
+    fn tell_of_the_lost(&mut self) {
+        while let Some(node) = self.lost.pop() {
+            self.step(Event::NodeDetached { node, goodbye: false });
         }
-    }
-
-    fn command(&mut self, node: &Arc<str>, kind: command::Kind, cause: &Cause) {
-        // The decision is part of the trace of the call that led to it.
-        let span = tracing::info_span!("steward.decide", %node, reason = %cause.reason);
-        if let Some(parent) = &cause.traceparent {
-            trace::follow_parent(&span, parent);
-        }
-        let traceparent = trace::traceparent(&span).or(cause.traceparent.as_deref().map(str::to_owned));
-        let Some(session) = self.nodes.get_mut(node).and_then(|record| record.session.as_mut()) else {
-            return;
-        };
-        let id = session.next_command;
-        session.next_command += 1;
-        let command = v1::Command {
-            id,
-            epoch: self.settings.epoch,
-            reason: cause.reason.clone(),
-            traceparent: traceparent.unwrap_or_default(),
-            kind: Some(kind),
-        };
-        self.send(node, Down::Command(command));
-    }
-
-    /// To a node. One that does not read loses its session and is told anew when it is back.
-    fn send(&mut self, node: &Arc<str>, kind: Down) {
-        let Some(record) = self.nodes.get_mut(node) else { return };
-        let Some(session) = &record.session else { return };
-        if session.down.try_send(Ok(v1::StewardMessage { kind: Some(kind) })).is_err() {
-            tracing::warn!(%node, "does not read what it is told; its session is ended");
-            record.session = None;
-            self.step(Event::NodeDetached { node: node.clone(), goodbye: false });
-        }
-    }
-
-    // --- operators ---
-
-    fn wish(&mut self, wish: Wish, cause: Cause, actor: &str) -> Result<(), Error> {
-        match wish {
-            Wish::StartWard(ward) => {
-                self.reachable_ward(&ward)?;
-                self.step(Event::StartWard { ward, cause });
-            }
-            Wish::StopWard(ward) => {
-                self.reachable_ward(&ward)?;
-                self.step(Event::StopWard { ward, cause });
-            }
-            Wish::RestartWard(ward) => {
-                self.reachable_ward(&ward)?;
-                self.step(Event::RestartWard { ward, cause });
-            }
-            Wish::RestartNode { node, drain } => {
-                let node = self.reachable_node(&node)?;
-                self.tell(
-                    v1::EventKind::NodeRestart,
-                    &node,
-                    format!("restart in place: {}", cause.reason),
-                    actor,
-                );
-                let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout: drain });
-                self.command(&node, kind, &cause);
-            }
-            Wish::Drain { node, on } => {
-                let node = self.reachable_node(&node)?;
-                let what = if on { "drain" } else { "undrain" };
-                self.tell(v1::EventKind::Operator, &node, format!("{what}: {}", cause.reason), actor);
-                self.command(&node, command::Kind::Drain(v1::Drain { on }), &cause);
-            }
-        }
-        Ok(())
-    }
-
-    fn reachable_node(&self, name: &str) -> Result<Arc<str>, Error> {
-        let Some((name, record)) = self.nodes.get_key_value(name) else {
-            return Err(SupervisorError::NoSuchNode(name.to_owned()).into());
-        };
-        if record.session.is_none() {
-            return Err(SupervisorError::NotAttending(name.to_string()).into());
-        }
-        Ok(name.clone())
-    }
-
-    fn reachable_ward(&self, ward: &WardId) -> Result<(), Error> {
-        let node = self.reachable_node(&ward.node)?;
-        match self.nodes.get(&node).and_then(|record| record.slot(&ward.ward)) {
-            Some(_) => Ok(()),
-            None => {
-                let (node, ward) = (node.to_string(), ward.ward.to_string());
-                Err(SupervisorError::NoSuchWard { node, ward }.into())
-            }
-        }
-    }
-
-    /// Writes an event that is not the steward's.
-    fn tell(&mut self, kind: v1::EventKind, node: &str, text: String, actor: &str) {
-        self.state_changed = true;
-        tracing::info!(node, actor, "{text}");
-        self.log.push(v1::Event {
-            at: Some(timestamp(Utc::now())),
-            kind: kind.into(),
-            node: node.to_owned(),
-            text,
-            actor: actor.to_owned(),
-            epoch: self.settings.epoch,
-            ..Default::default()
-        });
     }
 
     // --- pictures ---
 
     fn show(&mut self) {
+        let begun = Instant::now();
+        if self.nodes.len() > self.steward.nodes().count() {
+            self.forget();
+        }
         let supervisor = v1::Supervisor {
             machine: machine_name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -516,5 +411,20 @@ impl Fleet {
         });
         self.picture.send_replace(Arc::new(fleet));
         (self.state_changed, self.reported, self.shown_at) = (false, false, Instant::now());
+        self.apart = PICTURES_APART.max(begun.elapsed() * 9);
     }
+
+    /// What the steward has forgotten is gone.
+    fn forget(&mut self) {
+        let known: BTreeSet<_> = self.steward.nodes().map(|view| view.name.clone()).collect();
+        self.nodes.retain(|name, record| record.session.is_some() || known.contains(name));
+    }
+
+    pub(super) fn is_known(&self, node: &str) -> bool {
+        self.steward.nodes().any(|view| **view.name == *node)
+    }
+}
+
+fn taken(name: &str, pid: u32, boot: Uuid) -> Error {
+    SupervisorError::NameTaken { name: name.to_owned(), pid, boot: boot.to_string() }.into()
 }

@@ -1,33 +1,33 @@
 //! The launcher `process`: nodes that are children of the supervisor. Starts them, sees them end,
-//! starts them anew when the steward says so.
+//! starts them anew when the steward says so. Those that a supervisor before us launched, and that
+//! still run, are ours from now on.
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fs::OpenOptions,
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
+    collections::BTreeMap, ffi::OsString, fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration,
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tokio::{
     process::{Child, Command},
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use wardkeep_proto::v1;
 
-use super::fleet::Msg;
+use super::{
+    fleet::Msg,
+    pidfile::{self, Process},
+};
 
 /// What a node gets to drain when its supervisor ends.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
+/// How often it is looked whether a process that is not our child still runs.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What steers the supervisor itself is not for its nodes: they would listen where it does.
+const OWN_ENVIRONMENT: [&str; 4] =
+    ["WARDKEEP_CONFIG", "WARDKEEP_LISTEN", "WARDKEEP_DATA_DIR", "WARDKEEP_NAME"];
 
 /// A node and how to start it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Launch {
     pub program: PathBuf,
     /// Arguments.
     pub args: Vec<OsString>,
-    /// Environment variables beside the supervisor's.
+    /// Environment variables beside those of the supervisor that do not steer it.
     pub env: BTreeMap<String, String>,
 }
 
@@ -48,29 +48,19 @@ pub(super) struct Order {
     pub(super) reason: String,
 }
 
-type Exits = FuturesUnordered<BoxFuture<'static, (String, u32, String)>>;
+type Exits = FuturesUnordered<BoxFuture<'static, (String, Process, String)>>;
 
-/// Runs until `stop`; then the nodes are stopped, gently first. `wait`: a supervisor before us may
-/// have launched them already, so those that attend within this time are not started again.
+/// Runs until `stop`; then the nodes are stopped, gently first.
 pub(super) async fn run(
     launches: Vec<Launch>,
-    log_dir: Option<PathBuf>,
-    wait: Option<Duration>,
+    data_dir: Option<PathBuf>,
     mut orders: mpsc::Receiver<Order>,
     fleet: mpsc::Sender<Msg>,
-    picture: watch::Receiver<Arc<v1::Fleet>>,
     stop: CancellationToken,
 ) {
-    let mut exits = Exits::new();
-    let mut pids = BTreeMap::new();
-    if let Some(wait) = wait.filter(|_| !launches.is_empty()) {
-        tokio::select! {
-            () = sleep(wait) => {}
-            () = stop.cancelled() => return,
-        }
-    }
-    for launch in launches.iter().filter(|launch| !attends(&picture, &launch.node)) {
-        start(launch, log_dir.as_deref(), &mut pids, &mut exits);
+    let mut launcher = Launcher { data_dir, processes: BTreeMap::new(), exits: Exits::new() };
+    for launch in &launches {
+        launcher.adopt_or_start(launch);
     }
     loop {
         tokio::select! {
@@ -78,88 +68,123 @@ pub(super) async fn run(
             Some(order) = orders.recv() => {
                 let Some(launch) = launches.iter().find(|launch| launch.node == order.node) else { continue };
                 tracing::warn!(node = %order.node, "launching its process anew: {}", order.reason);
-                let old = pids.remove(&order.node).or_else(|| pid_of(&picture, &order.node));
-                if let Some(pid) = old {
-                    signal(pid, Signal::SIGKILL);
+                if let Some(old) = launcher.processes.remove(&order.node) {
+                    old.signal(Signal::SIGKILL);
                 }
-                start(launch, log_dir.as_deref(), &mut pids, &mut exits);
+                launcher.start(launch);
             }
-            Some((node, pid, how)) = exits.next() => {
-                // One that was replaced on purpose is no news.
-                if pids.get(&node) == Some(&pid) {
-                    pids.remove(&node);
-                    if fleet.send(Msg::ProcessExited { node, how }).await.is_err() {
-                        break;
-                    }
+            Some((node, process, how)) = launcher.exits.next() => {
+                if launcher.has_ended(&node, &process)
+                    && fleet.send(Msg::ProcessExited { node, how }).await.is_err()
+                {
+                    break;
                 }
             }
         }
     }
-    for pid in pids.values() {
-        signal(*pid, Signal::SIGTERM);
+    launcher.end().await;
+}
+
+struct Launcher {
+    data_dir: Option<PathBuf>,
+    /// By node.
+    processes: BTreeMap<String, Process>,
+    exits: Exits,
+}
+
+impl Launcher {
+    fn adopt_or_start(&mut self, launch: &Launch) {
+        let node = &launch.node;
+        let Some(process) = self.data_dir.as_deref().and_then(|dir| pidfile::survivor(dir, node)) else {
+            return self.start(launch);
+        };
+        tracing::info!(%node, pid = process.pid, "its process still runs and is taken over");
+        self.processes.insert(node.clone(), process.clone());
+        let node = node.clone();
+        self.exits.push(Box::pin(async move {
+            while process.lives() {
+                sleep(LOOK).await;
+            }
+            (node, process, "it is gone".to_owned())
+        }));
     }
-    if timeout(STOP_PATIENCE, async { while exits.next().await.is_some() {} }).await.is_err() {
-        for pid in pids.values() {
-            signal(*pid, Signal::SIGKILL);
+
+    fn start(&mut self, launch: &Launch) {
+        let node = launch.node.clone();
+        match self.spawn(launch) {
+            Ok(mut child) => {
+                let process = Process::of(child.id().unwrap_or(0));
+                tracing::info!(%node, pid = process.pid, "launched");
+                if let Some(dir) = &self.data_dir
+                    && let Err(error) = pidfile::remember(dir, &node, &process)
+                {
+                    tracing::warn!(%node, %error, "its PID cannot be kept: a supervisor after this one would launch it again");
+                }
+                self.processes.insert(node.clone(), process.clone());
+                self.exits.push(Box::pin(async move {
+                    let how = match child.wait().await {
+                        Ok(status) => status.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    (node, process, how)
+                }));
+            }
+            Err(error) => {
+                let how = format!("cannot start {}: {error}", launch.program.display());
+                tracing::error!(%node, "{how}");
+                // The place is kept so that this counts as an end.
+                self.processes.insert(node.clone(), Process::none());
+                self.exits.push(Box::pin(async move { (node, Process::none(), how) }));
+            }
         }
-        let _ = timeout(Duration::from_secs(1), async { while exits.next().await.is_some() {} }).await;
     }
-}
 
-fn attends(picture: &watch::Receiver<Arc<v1::Fleet>>, node: &str) -> bool {
-    pid_of(picture, node).is_some()
-}
-
-/// The PID of a node that runs on this machine, whoever started it.
-fn pid_of(picture: &watch::Receiver<Arc<v1::Fleet>>, node: &str) -> Option<u32> {
-    let fleet = picture.borrow();
-    let node = fleet.nodes.iter().find(|n| n.info.as_ref().is_some_and(|info| info.name == node))?;
-    let info = node.info.as_ref()?;
-    (node.attending && info.machine == wardkeep_proto::machine_name()).then_some(info.pid)
-}
-
-fn start(launch: &Launch, log_dir: Option<&Path>, pids: &mut BTreeMap<String, u32>, exits: &mut Exits) {
-    let node = launch.node.clone();
-    match spawn(launch, log_dir) {
-        Ok(mut child) => {
-            let pid = child.id().unwrap_or(0);
-            tracing::info!(%node, pid, "launched");
-            pids.insert(node.clone(), pid);
-            exits.push(Box::pin(async move {
-                let how = match child.wait().await {
-                    Ok(status) => status.to_string(),
-                    Err(error) => error.to_string(),
-                };
-                (node, pid, how)
-            }));
+    fn spawn(&self, launch: &Launch) -> std::io::Result<Child> {
+        let mut command = Command::new(&launch.program);
+        for own in OWN_ENVIRONMENT {
+            command.env_remove(own);
         }
-        Err(error) => {
-            let how = format!("cannot start {}: {error}", launch.program.display());
-            tracing::error!(%node, "{how}");
-            // No process has PID 0: the place is kept so that the exit counts.
-            pids.insert(node.clone(), 0);
-            exits.push(Box::pin(async move { (node, 0, how) }));
+        command.args(&launch.args).envs(&launch.env).stdin(Stdio::null());
+        // Its own group: Ctrl-C at the supervisor's terminal is the supervisor's to pass on.
+        command.process_group(0);
+        if let Some(dir) = &self.data_dir {
+            let log = dir.join(format!("{}.log", launch.node));
+            let log = OpenOptions::new().create(true).append(true).open(log)?;
+            command.stdout(log.try_clone()?).stderr(log);
+        } else {
+            command.stdout(Stdio::null());
+        }
+        command.spawn()
+    }
+
+    /// Takes note of an end. False: it was replaced on purpose, which is no news.
+    fn has_ended(&mut self, node: &str, process: &Process) -> bool {
+        if self.processes.get(node) != Some(process) {
+            return false;
+        }
+        self.processes.remove(node);
+        if let Some(dir) = &self.data_dir {
+            pidfile::forget(dir, node);
+        }
+        true
+    }
+
+    async fn end(mut self) {
+        for (signal, patience) in
+            [(Signal::SIGTERM, STOP_PATIENCE), (Signal::SIGKILL, Duration::from_secs(1))]
+        {
+            for process in self.processes.values() {
+                process.signal(signal);
+            }
+            let all_gone = async {
+                while let Some((node, process, _)) = self.exits.next().await {
+                    self.has_ended(&node, &process);
+                }
+            };
+            if timeout(patience, all_gone).await.is_ok() {
+                return;
+            }
+            tracing::warn!(?patience, "launched nodes have not ended in time");
         }
     }
-}
-
-fn spawn(launch: &Launch, log_dir: Option<&Path>) -> std::io::Result<Child> {
-    let mut command = Command::new(&launch.program);
-    command.args(&launch.args).envs(&launch.env).stdin(Stdio::null());
-    // Its own group: Ctrl-C at the supervisor's terminal is the supervisor's to pass on.
-    command.process_group(0);
-    if let Some(dir) = log_dir {
-        let log =
-            OpenOptions::new().create(true).append(true).open(dir.join(format!("{}.log", launch.node)))?;
-        command.stdout(log.try_clone()?).stderr(log);
-    } else {
-        command.stdout(Stdio::null());
-    }
-    command.spawn()
-}
-
-fn signal(pid: u32, signal: Signal) {
-    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1) else { return };
-    // It may have ended by itself meanwhile.
-    let _ = kill(Pid::from_raw(pid), signal);
 }

@@ -6,15 +6,20 @@
 //! ([`wardkeep_proto::v1::Fleet`], the directory's view) and a log of events.
 
 mod attend;
+mod deeds;
 mod directory;
 mod epoch;
 mod error;
 mod error_store;
 mod event_log;
 mod fleet;
+pub(crate) mod hello;
 mod launcher;
 mod operator;
+mod pidfile;
 mod record;
+mod tame;
+mod wish;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -30,6 +35,7 @@ use wardkeep_node::{
 };
 use wardkeep_proto::{
     Error,
+    error::Bug,
     v1::{
         self, directory_server::DirectoryServer, operator_server::OperatorServer,
         stewardship_server::StewardshipServer,
@@ -44,7 +50,10 @@ use fleet::{Fleet, Msg};
 
 /// Messages that may wait for the fleet. When it is full, sessions wait, and with them their nodes'
 /// streams: heartbeats are late rather than lost.
-const INBOX: usize = 4_096;
+/// Each session has, beside these, a place in it for its end, from its beginning.
+const INBOX: usize = 1_024;
+/// Sessions of nodes at a time, unless told otherwise.
+const SESSIONS: usize = 4_096;
 
 /// Describes a supervisor. See [`Supervisor::builder`].
 #[derive(Debug)]
@@ -56,6 +65,7 @@ pub struct SupervisorBuilder {
     launches: Vec<Launch>,
     data_dir: Option<PathBuf>,
     limits: Limits,
+    sessions: usize,
     insecure: bool,
 }
 
@@ -93,6 +103,13 @@ impl SupervisorBuilder {
     /// What peers are allowed.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// At most so many nodes attend at a time (default: 4,096); more are refused.
+    pub fn sessions(mut self, most: usize) -> Self {
+        // Beyond, the channels that count them would not go.
+        self.sessions = most.min(1 << 20);
         self
     }
 
@@ -136,6 +153,7 @@ impl Supervisor {
             launches: Vec::new(),
             data_dir: None,
             limits: Limits::default(),
+            sessions: SESSIONS,
             insecure: false,
         }
     }
@@ -155,28 +173,24 @@ impl Supervisor {
     /// Runs until `shutdown` completes; then nodes it launched are stopped, the others go on alone.
     ///
     /// # Errors
-    /// If its services cannot be put together.
+    /// If its services cannot be put together, or a part of it died.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let Self { builder, listener, address, epoch } = self;
         tracing::info!(%address, epoch = epoch.number, "supervisor up");
-        let (to_fleet, inbox) = mpsc::channel(INBOX);
+        let (to_fleet, inbox) = mpsc::channel(INBOX.saturating_add(builder.sessions));
         let (orders, launch_orders) = mpsc::channel(64);
         let picture = watch::Sender::new(Arc::new(v1::Fleet::default()));
         let view = watch::Sender::new(Arc::new(v1::DirectoryView::default()));
-        let service = services(&to_fleet, &picture, &view)?;
+        let service = services(&to_fleet, builder.sessions, &picture, &view)?;
 
         let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let names = builder.launches.iter().map(|launch| launch.node.clone()).collect();
-        let log_dir = builder.data_dir.clone();
-        let wait = epoch.continues.then_some(builder.mandate_grace + Duration::from_secs(2));
         tasks.spawn(launcher::run(
             builder.launches,
-            log_dir,
-            wait,
+            builder.data_dir.clone(),
             launch_orders,
             to_fleet.clone(),
-            picture.subscribe(),
             stop_launcher.clone(),
         ));
         let settings = fleet::Settings {
@@ -193,20 +207,33 @@ impl Supervisor {
         let limits = builder.limits;
         serving.spawn(async move { drop(server::serve(listener, service, limits, stop).await) });
 
-        shutdown.await;
+        let died = tokio::select! {
+            () = shutdown => None,
+            died = tasks.join_next() => died,
+            died = serving.join_next() => died,
+        };
         tracing::info!("supervisor ends");
         stop_launcher.cancel();
+        // The fleet's end is the end of every session and of everyone who watches.
         let _ = to_fleet.send(Msg::Shutdown).await;
         stop_server.cancel();
         drop(to_fleet);
         while serving.join_next().await.is_some() {}
         while tasks.join_next().await.is_some() {}
-        Ok(())
+        drop(epoch);
+        match died {
+            None => Ok(()),
+            Some(died) => Err(Bug::because(match died {
+                Ok(()) => "a part of the supervisor ended by itself".to_owned(),
+                Err(panic) => format!("a part of the supervisor died: {panic}"),
+            })),
+        }
     }
 }
 
 fn services(
     to_fleet: &mpsc::Sender<Msg>,
+    sessions: usize,
     picture: &watch::Sender<Arc<v1::Fleet>>,
     view: &watch::Sender<Arc<v1::DirectoryView>>,
 ) -> Result<
@@ -224,10 +251,10 @@ fn services(
 > {
     let (_, health) = tonic_health::server::health_reporter();
     let services = Services::new()
-        .add(health)
-        .add(StewardshipServer::new(attend::Attend::new(to_fleet.clone())))
-        .add(DirectoryServer::new(directory::Watch::new(view.subscribe())))
-        .add(OperatorServer::new(operator::Api::new(to_fleet.clone(), picture.subscribe())))
+        .with(health)
+        .with(StewardshipServer::new(attend::Attend::new(to_fleet.clone(), sessions)))
+        .with(DirectoryServer::new(directory::Watch::new(view.subscribe())))
+        .with(OperatorServer::new(operator::Api::new(to_fleet.clone(), picture.subscribe())))
         .reflecting(&[wardkeep_proto::FILE_DESCRIPTOR_SET])?;
     Ok(services.into_service("supervisor"))
 }

@@ -17,11 +17,7 @@ use wardkeep_proto::{
 };
 use wardkeep_steward::{Cause, WardId};
 
-use super::{
-    SupervisorError,
-    error_store::Found,
-    fleet::{Msg, Wish},
-};
+use super::{SupervisorError, error_store::Found, fleet::Msg, tame, wish::Wish};
 
 /// The caller's deadline comes a little later than ours, so that it gets our answer and not its own.
 const MARGIN: Duration = Duration::from_millis(150);
@@ -37,14 +33,22 @@ impl Api {
     }
 
     async fn wish(&self, wish: Wish, reason: &str, actor: &str) -> Result<(), Error> {
+        let (mut reason, mut actor) = (reason.to_owned(), actor.to_owned());
+        tame::sentence(&mut reason);
+        tame::id(&mut actor);
         let asked = if actor.is_empty() { "an operator".to_owned() } else { format!("{actor} asked for it") };
         let reason = if reason.is_empty() { asked } else { format!("{asked}: {reason}") };
         let cause =
             Cause { reason, traceparent: context::current().and_then(|c| c.traceparent), ..Cause::default() };
         let (answer, answered) = oneshot::channel();
-        let msg = Msg::Wish { wish, cause, actor: actor.to_owned(), answer };
+        let msg = Msg::Wish { wish, cause, actor, answer };
         self.fleet.send(msg).await.map_err(|_| SupervisorError::ShuttingDown)?;
         answered.await.map_err(|_| SupervisorError::ShuttingDown)?
+    }
+
+    /// The picture of now: the latest published one may be a few milliseconds old.
+    async fn look(&self) -> Result<Arc<v1::Fleet>, Error> {
+        self.ask(|answer| Msg::Look { answer }).await
     }
 
     /// Asks the fleet something it answers at once.
@@ -85,8 +89,12 @@ impl Api {
         verb: &str,
         seen: fn(before: &v1::Ward, now: &v1::Ward) -> bool,
     ) -> Result<v1::WardOutcome, Error> {
+        let mut request = request;
+        // No name is longer; what is, is found nowhere.
+        tame::sentence(&mut request.node);
+        tame::sentence(&mut request.ward);
         let id = WardId::new(request.node.as_str(), request.ward.as_str());
-        let before = find_ward(&self.picture.borrow(), &request);
+        let before = find_ward(&*self.look().await?, &request);
         self.wish(wish(id.clone()), &request.reason, &request.actor).await?;
         let before = before.unwrap_or_default();
         let after = if request.detach {
@@ -115,7 +123,7 @@ impl Api {
         verb: &str,
         seen: fn(before: &v1::Node, now: &v1::Node) -> bool,
     ) -> Result<v1::NodeOutcome, Error> {
-        let before = find_node(&self.picture.borrow(), &request.node);
+        let before = find_node(&*self.look().await?, &request.node);
         self.wish(wish, &request.reason, &request.actor).await?;
         let before = before.unwrap_or_default();
         let after = if request.detach {
@@ -146,7 +154,7 @@ fn boot(node: &v1::Node) -> &str {
 #[tonic::async_trait]
 impl Operator for Api {
     async fn get_fleet(&self, _: Request<v1::GetFleetRequest>) -> Result<Response<v1::Fleet>, Status> {
-        let fleet = self.picture.borrow().clone();
+        let fleet = self.look().await?;
         Ok(Response::new(v1::Fleet::clone(&fleet)))
     }
 

@@ -1,11 +1,16 @@
 //! What the supervisor remembers of a node beside what its steward knows, and the pictures made of
 //! both.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tonic::Status;
+use uuid::Uuid;
 use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
 use wardkeep_steward::{NodeView, Phase, Steward, Time, Verdict, WardView};
@@ -15,15 +20,15 @@ use super::fleet::SessionId;
 /// One node, present or past.
 pub(super) struct NodeRecord {
     pub(super) info: v1::NodeInfo,
+    pub(super) boot: Uuid,
     pub(super) session: Option<Session>,
     /// In slot order.
     pub(super) wards: Vec<v1::Ward>,
     pub(super) names: Vec<Arc<str>>,
+    slots: HashMap<Arc<str>, u32>,
     pub(super) draining: bool,
     pub(super) leaked_threads: u32,
     pub(super) last_report_at: Option<DateTime<Utc>>,
-    /// It said that it restarts.
-    pub(super) restarting: bool,
 }
 
 pub(super) struct Session {
@@ -33,26 +38,35 @@ pub(super) struct Session {
 }
 
 impl NodeRecord {
-    pub(super) fn new(hello: &v1::Hello, session: Session, peer: Option<IpAddr>) -> Self {
+    pub(super) fn new(hello: &v1::Hello, boot: Uuid, session: Session, peer: Option<IpAddr>) -> Self {
         let mut info = hello.node.clone().unwrap_or_default();
         info.uri = reachable_at(&info.uri, peer);
         let name = |ward: &v1::Ward| -> Arc<str> {
             ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into()
         };
+        let names: Vec<_> = hello.wards.iter().map(name).collect();
         Self {
-            names: hello.wards.iter().map(name).collect(),
+            slots: names.iter().cloned().zip(0..).collect(),
+            names,
             wards: hello.wards.clone(),
             info,
+            boot,
             session: Some(session),
             draining: hello.draining,
             leaked_threads: 0,
             last_report_at: None,
-            restarting: false,
         }
     }
 
     pub(super) fn slot(&self, ward: &str) -> Option<u32> {
-        self.names.iter().position(|name| **name == *ward).and_then(|slot| u32::try_from(slot).ok())
+        self.slots.get(ward).copied()
+    }
+
+    /// It was told to keep a ward down.
+    pub(super) fn hold(&mut self, slot: u32) {
+        if let Some(ward) = self.wards.get_mut(slot as usize) {
+            ward.held = true;
+        }
     }
 
     /// Takes over a change that the node told.
@@ -61,6 +75,7 @@ impl NodeRecord {
         ward.status.clone_from(&change.status);
         if change.state() == v1::WardState::Starting {
             ward.started_at = change.at;
+            ward.held = false;
         }
         if let Some(error) = change.exit.as_ref().and_then(|exit| exit.error.as_ref()) {
             ward.last_error_id.clone_from(&error.id);
@@ -83,7 +98,7 @@ fn reachable_at(uri: &str, peer: Option<IpAddr>) -> String {
 pub(super) fn fleet(
     supervisor: v1::Supervisor,
     nodes: &BTreeMap<Arc<str>, NodeRecord>,
-    launchable: &[String],
+    launchable: &BTreeSet<String>,
     steward: &Steward,
     now: Time,
 ) -> v1::Fleet {
@@ -99,26 +114,34 @@ pub(super) fn fleet(
     v1::Fleet {
         at: Some(timestamp(Utc::now())),
         supervisor: Some(supervisor),
-        nodes: nodes
-            .iter()
-            .map(|(name, record)| {
-                node(record, node_views.get(name), launchable.iter().any(|n| **n == **name))
-            })
+        nodes: node_views
+            .values()
+            .map(|view| node(nodes.get(view.name), view, launchable.contains(&**view.name)))
             .collect(),
         wards,
         groups: groups(steward, now),
     }
 }
 
-fn node(record: &NodeRecord, view: Option<&NodeView<'_>>, launchable: bool) -> v1::Node {
+fn node(record: Option<&NodeRecord>, view: &NodeView<'_>, launchable: bool) -> v1::Node {
+    let launcher = if launchable { "process".to_owned() } else { String::new() };
+    let Some(record) = record else {
+        // One that was launched and has not attended yet: an operator wants to know of it.
+        let info = v1::NodeInfo { name: view.name.to_string(), ..Default::default() };
+        let verdict = match view.verdict {
+            Verdict::Healthy => v1::Verdict::Unspecified,
+            known => wire::verdict(known),
+        };
+        return v1::Node { info: Some(info), verdict: verdict.into(), launcher, ..Default::default() };
+    };
     v1::Node {
         info: Some(record.info.clone()),
-        verdict: view.map_or(v1::Verdict::Unspecified, |view| wire::verdict(view.verdict)).into(),
+        verdict: wire::verdict(view.verdict).into(),
         attending: record.session.is_some(),
         draining: record.draining,
         last_report_at: record.last_report_at.map(timestamp),
         leaked_threads: record.leaked_threads,
-        launcher: if launchable { "process".to_owned() } else { String::new() },
+        launcher,
     }
 }
 
@@ -146,7 +169,6 @@ fn ward(view: &WardView<'_>, known: Option<&v1::Ward>, unreachable: bool) -> v1:
 fn groups(steward: &Steward, now: Time) -> Vec<v1::Group> {
     steward
         .groups(now)
-        .into_iter()
         .map(|view| v1::Group {
             spec: Some(wire::group_spec_message(view.spec)),
             members: view.members.iter().map(ToString::to_string).collect(),

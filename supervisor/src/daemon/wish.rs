@@ -1,0 +1,86 @@
+//! What operators wish for: checked against what is known, then told to the steward or the node.
+
+use std::sync::Arc;
+
+use wardkeep_proto::{
+    Error,
+    v1::{self, command},
+};
+use wardkeep_steward::{Cause, Event, WardId};
+
+use super::{SupervisorError, fleet::Fleet};
+
+/// What operators wish for.
+pub(super) enum Wish {
+    StartWard(WardId),
+    StopWard(WardId),
+    RestartWard(WardId),
+    RestartNode { node: String, drain: Option<prost_types::Duration> },
+    Drain { node: String, on: bool },
+}
+
+impl Fleet {
+    /// Takes a wish on, or says why not.
+    pub(super) fn wish(&mut self, wish: Wish, cause: Cause, actor: String) -> Result<(), Error> {
+        self.actor = actor;
+        match wish {
+            Wish::StartWard(ward) => {
+                self.reachable_ward(&ward)?;
+                self.step(Event::StartWard { ward, cause });
+            }
+            Wish::StopWard(ward) => {
+                self.reachable_ward(&ward)?;
+                self.step(Event::StopWard { ward, cause });
+            }
+            Wish::RestartWard(ward) => {
+                self.reachable_ward(&ward)?;
+                self.step(Event::RestartWard { ward, cause });
+            }
+            Wish::RestartNode { node, drain } => {
+                let node = self.reachable_node(&node)?;
+                let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout: drain });
+                let what = v1::EventKind::NodeRestart;
+                self.order(&node, what, "restart in place", kind, &cause);
+            }
+            Wish::Drain { node, on } => {
+                let node = self.reachable_node(&node)?;
+                let kind = command::Kind::Drain(v1::Drain { on });
+                let what = if on { "drain" } else { "undrain" };
+                self.order(&node, v1::EventKind::Operator, what, kind, &cause);
+            }
+        }
+        Ok(())
+    }
+
+    fn order(
+        &mut self,
+        node: &Arc<str>,
+        event: v1::EventKind,
+        what: &str,
+        kind: command::Kind,
+        cause: &Cause,
+    ) {
+        let actor = self.actor.clone();
+        self.tell(event, node, format!("{what}: {}", cause.reason), &actor);
+        self.command(node, kind, cause);
+    }
+
+    fn reachable_node(&self, name: &str) -> Result<Arc<str>, Error> {
+        match self.nodes.get_key_value(name) {
+            Some((name, record)) if record.session.is_some() => Ok(name.clone()),
+            None if !self.is_known(name) => Err(SupervisorError::NoSuchNode(name.to_owned()).into()),
+            _ => Err(SupervisorError::NotAttending(name.to_owned()).into()),
+        }
+    }
+
+    fn reachable_ward(&self, ward: &WardId) -> Result<(), Error> {
+        let node = self.reachable_node(&ward.node)?;
+        match self.nodes.get(&node).and_then(|record| record.slot(&ward.ward)) {
+            Some(_) => Ok(()),
+            None => {
+                let (node, ward) = (node.to_string(), ward.ward.to_string());
+                Err(SupervisorError::NoSuchWard { node, ward }.into())
+            }
+        }
+    }
+}
