@@ -51,6 +51,8 @@ struct Hosted {
     phase: Phase,
     /// An operator stopped it: it stays so whoever is steward.
     held: bool,
+    /// It was no operator: a steward gave up on it.
+    quarantined: bool,
     number: u64,
     running: Option<Running>,
     started_at: Option<chrono::DateTime<Utc>>,
@@ -89,6 +91,7 @@ impl Host {
                 sweep: Sweep::new(now),
                 phase: Phase::Stopped,
                 held: false,
+                quarantined: false,
                 number: 0,
                 running: None,
                 started_at: None,
@@ -146,7 +149,7 @@ impl Host {
             return Err(hosted.other_incarnation(after));
         }
         hosted.number += 1;
-        hosted.held = false;
+        (hosted.held, hosted.quarantined) = (false, false);
         hosted.phase = Phase::Starting;
         hosted.started_at = Some(Utc::now());
         hosted.status = String::new();
@@ -186,12 +189,15 @@ impl Host {
     ///
     /// # Errors
     /// [`NodeError::OtherIncarnation`] if it has gone on.
-    pub(crate) fn hold(&mut self, slot: usize, incarnation: u64) -> Result<(), Error> {
+    pub(crate) fn hold(&mut self, slot: usize, incarnation: u64, quarantined: bool) -> Result<(), Error> {
         let hosted = self.get(slot)?;
         if hosted.number != incarnation {
             return Err(hosted.other_incarnation(incarnation));
         }
-        hosted.held = true;
+        (hosted.held, hosted.quarantined) = (true, quarantined);
+        if hosted.running.is_none() {
+            hosted.phase = hosted.rest();
+        }
         Ok(())
     }
 
@@ -268,7 +274,7 @@ impl Host {
         hosted.oldest_work = None;
         // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
         hosted.route.current.store(None);
-        hosted.phase = Phase::Stopped;
+        hosted.phase = hosted.rest();
         let error = ended.error.map(|e| e.at(&node, &hosted.ward.spec.name, number));
         if let Some(error) = &error {
             error.id().clone_into(&mut hosted.last_error_id);
@@ -350,6 +356,11 @@ impl Host {
 impl Hosted {
     fn other_incarnation(&self, asked: u64) -> Error {
         NodeError::OtherIncarnation { ward: self.ward.name().to_owned(), asked, present: self.number }.into()
+    }
+
+    /// Where it is when it does not run.
+    fn rest(&self) -> Phase {
+        if self.quarantined { Phase::Quarantined } else { Phase::Stopped }
     }
 
     fn view(&self, node: &str) -> v1::Ward {

@@ -396,8 +396,8 @@ impl Keeper {
             Action::Stop { ward, incarnation, grace, .. } => {
                 host.slot(&ward.ward).map_or(Ok(()), |slot| host.stop(slot, incarnation, Some(grace)))
             }
-            Action::Hold { ward, incarnation } => {
-                host.slot(&ward.ward).map_or(Ok(()), |slot| host.hold(slot, incarnation))
+            Action::Hold { ward, incarnation, quarantined } => {
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.hold(slot, incarnation, quarantined))
             }
             // A process cannot start itself anew when it has ended.
             Action::Launch { .. } => Ok(()),

@@ -79,7 +79,10 @@ async fn under_a_supervisor_a_node_reports_and_obeys_and_does_not_heal_by_itself
         assert_eq!(session.command(7, start_after(1)).await.unwrap_err().kind(), "OTHER_INCARNATION");
         assert_eq!(session.command(7, stop_of(1)).await.unwrap_err().kind(), "OTHER_INCARNATION");
 
-        session.command(7, Kind::Hold(v1::HoldWard { slot: 0, incarnation: 2 })).await.unwrap();
+        session
+            .command(7, Kind::Hold(v1::HoldWard { slot: 0, incarnation: 2, quarantined: false }))
+            .await
+            .unwrap();
         node.until(|now| find(now, "fragile").held).await;
         session.command(7, stop_of(2)).await.unwrap();
         assert_eq!(session.exit().await.exit.unwrap().kind(), v1::ExitKind::Stopped);
@@ -137,7 +140,10 @@ async fn a_held_ward_stays_down_when_the_node_is_alone() {
         node.running("fragile", 1).await;
         let (mut session, _) = supervisor.session().await;
         session.welcome(7, GRACE).await;
-        session.command(7, Kind::Hold(v1::HoldWard { slot: 0, incarnation: 1 })).await.unwrap();
+        session
+            .command(7, Kind::Hold(v1::HoldWard { slot: 0, incarnation: 1, quarantined: false }))
+            .await
+            .unwrap();
         session.command(7, stop_of(1)).await.unwrap();
         session.exit().await;
         drop((session, supervisor));

@@ -120,7 +120,7 @@ impl Steward {
             // What people decided, or have yet to look at, outlives a boot.
             if let Some(intent @ (Intent::Down | Intent::Quarantined)) = rests {
                 ward.intent = intent;
-            } else if report.held {
+            } else if report.held && report.phase != Phase::Quarantined {
                 ward.intent = Intent::Down;
             }
             self.wards.insert(id.clone(), ward);
@@ -176,7 +176,13 @@ impl Steward {
         let wanted = ward.pending.as_ref().is_some_and(|pending| pending.free);
         if report.phase == Phase::Quarantined && ward.intent == Intent::Up && !wanted {
             ward.intent = Intent::Quarantined;
+            let group = ward.group.clone();
+            // Another steward gave up, and handed over.
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.gave_up = true;
+            }
         }
+        let Some(ward) = self.ward_mut(id) else { return };
         if ward.intent != Intent::Up {
             return self.settle_down(id);
         }

@@ -224,8 +224,9 @@ impl Steward {
         }
         let Some(ward) = self.wards.get(id) else { return };
         if matches!(ward.intent, Intent::Down | Intent::Quarantined) {
+            let quarantined = ward.intent == Intent::Quarantined;
             let incarnation = ward.incarnation;
-            self.out.push(Action::Hold { ward: id.clone(), incarnation });
+            self.out.push(Action::Hold { ward: id.clone(), incarnation, quarantined });
         }
     }
 

@@ -408,6 +408,8 @@ pub enum Action {
         ward: WardId,
         /// Its latest incarnation.
         incarnation: u64,
+        /// It is quarantined: to be reported as [`Phase::Quarantined`].
+        quarantined: bool,
     },
     /// Start the node's process anew through its launcher (ending the old one if it still exists).
     Launch {

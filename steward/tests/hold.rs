@@ -19,7 +19,7 @@ fn a_node_is_told_to_hold_what_an_operator_stopped() {
     let mut steward = Steward::new(Config::default());
     steward.step(SECOND, attached(Phase::Running, false));
     let asked = steward.step(2 * SECOND, Event::StopWard { ward: ward.clone(), cause: Cause::default() });
-    let hold = Action::Hold { ward: ward.clone(), incarnation: 3 };
+    let hold = Action::Hold { ward: ward.clone(), incarnation: 3, quarantined: false };
     assert!(asked.contains(&hold), "{asked:?}");
     let exited = Event::WardExited { ward, incarnation: 3, kind: ExitKind::Stopped, cause: Cause::default() };
     assert!(!steward.step(3 * SECOND, exited).iter().any(|a| matches!(a, Action::Start { .. })));
@@ -32,4 +32,19 @@ fn a_steward_without_memory_leaves_a_held_ward_down_and_starts_one_that_is_not()
         actions.iter().filter(|a| matches!(a, Action::Start { .. })).count()
     };
     assert_eq!((starts(true), starts(false)), (0, 1));
+}
+
+#[test]
+fn what_one_steward_quarantined_stays_so_under_the_next_and_an_operator_lifts_it() {
+    let mut steward = Steward::new(Config::default());
+    let started = |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Start { .. }));
+    assert!(!started(&steward.step(SECOND, attached(Phase::Quarantined, true))));
+    let view = |steward: &Steward| steward.wards(SECOND).next().unwrap().phase;
+    assert_eq!(view(&steward), Phase::Quarantined);
+    assert!(steward.groups(SECOND).next().unwrap().gave_up);
+    let ward = WardId::new("n", "w");
+    let mut actions = steward.step(2 * SECOND, Event::StartWard { ward, cause: Cause::default() });
+    actions.extend(steward.step(3 * SECOND, Event::Tick));
+    assert!(started(&actions), "{actions:?}");
+    assert!(!steward.groups(SECOND).next().unwrap().gave_up);
 }

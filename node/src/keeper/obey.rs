@@ -46,7 +46,7 @@ impl Keeper {
                 (host.stop(stop.slot as usize, stop.incarnation, grace), Next::Go)
             }
             Some(Kind::Hold(hold)) => {
-                let held = host.hold(hold.slot as usize, hold.incarnation);
+                let held = host.hold(hold.slot as usize, hold.incarnation, hold.quarantined);
                 self.publish();
                 (held, Next::Go)
             }

@@ -34,14 +34,14 @@ impl Fleet {
                     command::Kind::Start(v1::StartWard { slot, after_incarnation })
                 });
             }
-            Action::Hold { ward, incarnation } => {
+            Action::Hold { ward, incarnation, quarantined } => {
                 if let Some(record) = self.nodes.get_mut(&ward.node)
                     && let Some(slot) = record.slot(&ward.ward)
                 {
                     record.hold(slot);
                 }
                 self.command_ward(&ward, latest, |slot| {
-                    command::Kind::Hold(v1::HoldWard { slot, incarnation })
+                    command::Kind::Hold(v1::HoldWard { slot, incarnation, quarantined })
                 });
             }
             Action::Stop { ward, incarnation, grace, cause } => {

@@ -1,0 +1,59 @@
+//! What a node decided while it was alone holds when a supervisor takes over.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod fleet_support;
+
+use std::time::Duration;
+
+use fleet_support::*;
+use tokio::{sync::oneshot, task::JoinSet};
+use wardkeep_node::{GroupSpec, Node, Ward};
+use wardkeep_proto::{
+    error::Bug,
+    v1::{self, WardState, operator_client::OperatorClient},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ward_quarantined_by_its_node_alone_is_still_quarantined_under_a_supervisor() {
+    within(async {
+        // An address where nobody listens yet.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let uri = format!("http://{address}");
+        let hopeless = Ward::task("f", |_| async { Err(Bug::because("it never works")) }).group("g");
+        let group = GroupSpec { intensity: 1, ..GroupSpec::new("g") };
+        let node = Node::builder("n").supervisor(&uri).group(group).ward(hopeless);
+        let node = node.bind("127.0.0.1:0").await.unwrap();
+        let mut snapshots = node.handle().snapshots();
+        let mut tasks = JoinSet::new();
+        let (end_node, node_ends) = oneshot::channel::<()>();
+        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
+        let gave_up = |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| {
+            now.wards.first().is_some_and(|ward| ward.state() == WardState::Quarantined)
+        };
+        let before = snapshots.wait_for(gave_up).await.unwrap().wards[0].incarnation;
+
+        let supervisor = quick().bind(&address.to_string()).await.unwrap();
+        let (end_supervisor, supervisor_ends) = oneshot::channel::<()>();
+        tasks
+            .spawn(async move { supervisor.run_until(async { drop(supervisor_ends.await) }).await.unwrap() });
+        snapshots.wait_for(|now| now.attending).await.unwrap();
+        let mut operator = OperatorClient::new(wardkeep_client::endpoint(&uri).unwrap().connect_lazy());
+        let fleet = operator.get_fleet(v1::GetFleetRequest {}).await.unwrap().into_inner();
+        assert_eq!(fleet.wards[0].state(), WardState::Quarantined, "{:#?}", fleet.wards);
+        assert_eq!(fleet.wards[0].incarnation, before);
+        let group = fleet.groups.iter().find(|g| g.spec.as_ref().unwrap().name == "g").unwrap();
+        assert!(group.gave_up);
+
+        // An operator's start is obeyed, and costs the ward another life.
+        let start =
+            v1::WardRequest { node: "n".into(), ward: "f".into(), detach: true, ..Default::default() };
+        operator.start_ward(start).await.unwrap();
+        let again = |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| now.wards[0].incarnation > before;
+        snapshots.wait_for(again).await.unwrap();
+        drop(end_node);
+        drop(end_supervisor);
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("both end when told");
+    })
+    .await;
+}
