@@ -101,11 +101,12 @@ pub(crate) async fn call(
     let span =
         tracing::debug_span!("call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
     trace::follow(&span, request.headers());
-    let handler = context::scope(context, Contained::new(service.oneshot(request)));
+    let handler = context::scope(context.clone(), Contained::new(service.oneshot(request)));
     match handler.instrument(span.clone()).await {
         Ok(Ok(mut response)) => {
             let origin = wellform::Origin { node, ward: "", incarnation: 0, ledger };
-            span.in_scope(|| wellform::headers(response.headers_mut(), origin));
+            let adopt = || wellform::headers(response.headers_mut(), origin);
+            span.in_scope(|| context::sync_scope(context, adopt));
             response
         }
         Ok(Err(never)) => match never {},

@@ -129,25 +129,23 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
     let mut request = request.map(|body| Body::new(Inbound::new(body, work)));
     request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), context.clone(), cancel));
     let handler = Contained::new(live.service.clone().oneshot(request));
-    let handler = context::scope(context.clone(), handler);
     let deadline = context.deadline;
-    let guarded = async {
-        tokio::select! {
+    // All of it within the request's scope: whatever error is made here knows the way it came.
+    let guarded = context::scope(context.clone(), async {
+        let answered = tokio::select! {
             biased;
             answered = handler => answered,
             () = incarnation.abort.cancelled() => Err(stopped(&incarnation)),
-            () = tokio::time::sleep_until(deadline) => Err(context::sync_scope(context.clone(), || deadline_passed(&context))),
-        }
-    };
-    let guarded = async {
-        let answered = guarded.await;
+            () = tokio::time::sleep_until(deadline) => Err(deadline_passed(&context)),
+        };
         // The fence: an incarnation that was left behind has no say any more, whatever it answers.
         if incarnation.abort.is_cancelled() { Err(stopped(&incarnation)) } else { answered }
-    };
+    });
     let mut response = match guarded.instrument(span.clone()).await {
         Ok(Ok(response)) => {
             let (mut head, body) = response.into_parts();
-            span.in_scope(|| wellform::headers(&mut head.headers, incarnation.origin()));
+            let adopt = || wellform::headers(&mut head.headers, incarnation.origin());
+            span.in_scope(|| context::sync_scope(context.clone(), adopt));
             Response::from_parts(head, Body::new(CallBody::new(body, claim, live.clone(), context, span)))
         }
         Ok(Err(never)) => match never {},
