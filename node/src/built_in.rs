@@ -85,7 +85,7 @@ impl Services {
     + Clone
     + Send
     + 'static {
-        Entrance::new(name.into(), self.ways, Default::default(), Ledger::new())
+        Entrance::new(name.into(), self.ways, Default::default(), Ledger::of_nobody())
     }
 }
 

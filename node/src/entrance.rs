@@ -126,6 +126,14 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
     let work = Arc::new(incarnation.heart.work());
     let claim =
         Claim { _cancel: cancel.clone().drop_guard(), work: work.clone(), _token: incarnation.work.token() };
+    // It may have begun to stop between the look at its route and the claim: nobody would wait for
+    // this call then.
+    if incarnation.stop.is_cancelled() {
+        let error = context::sync_scope(context, || stopped(&incarnation));
+        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
+        span.in_scope(|| incarnation.ledger.write(&error));
+        return refuse(error);
+    }
     let mut request = request.map(|body| Body::new(Inbound::new(body, work)));
     request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), context.clone(), cancel));
     let handler = Contained::new(live.service.clone().oneshot(request));

@@ -25,9 +25,16 @@ use crate::{
     heart::{Delta, Heart, Sweep},
     ledger::Ledger,
     panics::Contained,
+    text::cut,
     ward::{self, Ended, Route, Ward},
     wire,
 };
+
+/// Longest line that a ward has about itself.
+const LONGEST_STATUS: usize = 512;
+/// Longest text of an error within a message about a ward; the ledger has more of it.
+const LONGEST_WHAT: usize = 2_048;
+const MOST_CAUSES: usize = 4;
 
 /// See the [module](self).
 pub(crate) struct Host {
@@ -53,6 +60,8 @@ struct Hosted {
     held: bool,
     /// It was no operator: a steward gave up on it.
     quarantined: bool,
+    /// The latest incarnation ended by a failure.
+    failed: bool,
     number: u64,
     running: Option<Running>,
     started_at: Option<chrono::DateTime<Utc>>,
@@ -92,6 +101,7 @@ impl Host {
                 phase: Phase::Stopped,
                 held: false,
                 quarantined: false,
+                failed: false,
                 number: 0,
                 running: None,
                 started_at: None,
@@ -115,6 +125,23 @@ impl Host {
             changes: Vec::new(),
             ledger,
         }
+    }
+
+    /// Takes over what a former image of this process held.
+    pub(crate) fn hold_as_before(&mut self, held: &[(String, bool)]) {
+        for (name, quarantined) in held {
+            if let Some(slot) = self.slot(name) {
+                let hosted = &mut self.wards[slot];
+                (hosted.held, hosted.quarantined) = (true, *quarantined);
+                hosted.phase = hosted.rest();
+            }
+        }
+    }
+
+    /// What stays down until someone starts it: names, and whether they are quarantined.
+    pub(crate) fn held(&self) -> Vec<(String, bool)> {
+        let held = self.wards.iter().filter(|hosted| hosted.held);
+        held.map(|hosted| (hosted.ward.name().to_owned(), hosted.quarantined)).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -149,7 +176,7 @@ impl Host {
             return Err(hosted.other_incarnation(after));
         }
         hosted.number += 1;
-        (hosted.held, hosted.quarantined) = (false, false);
+        (hosted.held, hosted.quarantined, hosted.failed) = (false, false, false);
         hosted.phase = Phase::Starting;
         hosted.started_at = Some(Utc::now());
         hosted.status = String::new();
@@ -275,10 +302,12 @@ impl Host {
         // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
         hosted.route.current.store(None);
         hosted.phase = hosted.rest();
+        hosted.failed = !matches!(ended.kind, v1::ExitKind::Done | v1::ExitKind::Stopped);
         let error = ended.error.map(|e| e.at(&node, &hosted.ward.spec.name, number));
         if let Some(error) = &error {
             error.id().clone_into(&mut hosted.last_error_id);
             error.what().clone_into(&mut hosted.status);
+            cut(&mut hosted.status, LONGEST_STATUS);
             // A failed call has been logged where it failed; a task or a program has not.
             if !matches!(hosted.ward.work, ward::Work::Service { .. }) {
                 self.ledger.write(error);
@@ -286,7 +315,7 @@ impl Host {
         }
         let exit = v1::Exit {
             kind: ended.kind.into(),
-            error: error.map(Error::into_proto),
+            error: error.map(short),
             traceparent: ended.traceparent.as_deref().unwrap_or_default().to_owned(),
         };
         self.note(slot, Some(exit));
@@ -314,7 +343,11 @@ impl Host {
         for slot in 0..self.wards.len() {
             let hosted = &mut self.wards[slot];
             hosted.sweep.turn(&hosted.heart, now);
-            let said = hosted.running.as_ref().map(|r| r.incarnation.status.borrow().clone());
+            let said = hosted.running.as_ref().map(|r| {
+                let mut said = r.incarnation.status.borrow().clone();
+                cut(&mut said, LONGEST_STATUS);
+                said
+            });
             if let Some(said) = said
                 && !said.is_empty()
                 && said != hosted.status
@@ -353,6 +386,19 @@ impl Host {
     }
 }
 
+/// The error as a message about its ward carries it: one ward's words must not fill a session.
+fn short(error: Error) -> v1::Error {
+    let mut record = error.into_proto();
+    if cut(&mut record.what, LONGEST_WHAT) {
+        record.truncated.push("what".to_owned());
+    }
+    record.causes.truncate(MOST_CAUSES);
+    for cause in &mut record.causes {
+        cut(&mut cause.what, LONGEST_WHAT);
+    }
+    record
+}
+
 impl Hosted {
     fn other_incarnation(&self, asked: u64) -> Error {
         NodeError::OtherIncarnation { ward: self.ward.name().to_owned(), asked, present: self.number }.into()
@@ -378,6 +424,7 @@ impl Hosted {
             oldest_work: self.oldest_work.map(duration),
             work_done: self.work_ended,
             held: self.held,
+            failed: self.failed,
         }
     }
 }

@@ -199,7 +199,12 @@ impl Keeper {
                 }
                 Next::Restart(drain) => {
                     self.leave(true, Some(drain), &mut inbox).await;
-                    return Err(self.setup.reexec.execute());
+                    // Whoever wants the node to end wants it more than whoever wanted it anew.
+                    if let Ok(Order::Shutdown(done)) = self.setup.orders.try_recv() {
+                        let _ = done.send(());
+                        return Ok(());
+                    }
+                    return Err(self.setup.reexec.execute(&self.setup.host.held()));
                 }
             }
         }
@@ -284,6 +289,7 @@ impl Keeper {
             self.queue.extend(self.setup.mandate.take(now, reports));
         }
         if self.welcomed
+            && self.link.is_some()
             && let Some(records) = self.setup.ledger.take()
         {
             self.send(Up::Errors(records));

@@ -10,6 +10,8 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use wardkeep_proto::{Error, v1};
 
+use crate::text::cut;
+
 /// Records that may wait for the supervisor; further ones are dropped, and counted.
 const QUEUE: usize = 1_024;
 /// Longest text of a record: what is longer is in the node's own log.
@@ -28,7 +30,16 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new() -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
+        Self::with_room(QUEUE)
+    }
+
+    /// For a process whose errors nobody collects: they are logged.
+    pub(crate) fn of_nobody() -> Self {
+        Self::with_room(1)
+    }
+
+    fn with_room(room: usize) -> Self {
+        let (queue, waiting) = mpsc::channel(room);
         Self { queue, waiting: Arc::new(Mutex::new(waiting)), dropped: Arc::default() }
     }
 
@@ -36,10 +47,11 @@ impl Ledger {
     pub(crate) fn write(&self, error: &Error) {
         error.log();
         let mut record = error.as_proto().clone();
-        if record.what.len() > LONGEST_TEXT {
-            let end = (0..=LONGEST_TEXT).rev().find(|i| record.what.is_char_boundary(*i)).unwrap_or(0);
-            record.what.truncate(end);
+        if cut(&mut record.what, LONGEST_TEXT) {
             record.truncated.push("what".to_owned());
+        }
+        for cause in &mut record.causes {
+            cut(&mut cause.what, LONGEST_TEXT);
         }
         if self.queue.try_send(record).is_err() {
             self.dropped.fetch_add(1, Relaxed);

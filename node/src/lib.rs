@@ -29,6 +29,7 @@ pub mod server;
 mod session;
 pub mod story;
 pub mod telemetry;
+mod text;
 mod ward;
 mod wellform;
 pub mod wire;

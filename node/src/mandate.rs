@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use crate::text::cut;
 use wardkeep_steward::{Action, Config, Event, GroupSpec, NodeName, Steward, WardReport};
 
 /// Longest history kept for a supervisor to come.
 const HISTORY: usize = 256;
+/// Longest sentence of it, in bytes.
+const LONGEST_TEXT: usize = 1_024;
 
 pub(crate) struct Mandate {
     node: NodeName,
@@ -116,7 +119,8 @@ impl Mandate {
     }
 
     /// What the own steward did, for the supervisor to know. The oldest is dropped when full.
-    pub(crate) fn remember(&mut self, event: wardkeep_proto::v1::Event) {
+    pub(crate) fn remember(&mut self, mut event: wardkeep_proto::v1::Event) {
+        cut(&mut event.text, LONGEST_TEXT);
         if self.history.len() == HISTORY {
             self.history.remove(0);
         }

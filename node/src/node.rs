@@ -134,11 +134,17 @@ impl NodeBuilder {
     /// Two wards of one name or service, an unreadable address, a port in use, a non-loopback
     /// address without [`NodeBuilder::insecure`].
     pub async fn bind(self, address: &str) -> Result<Node, Error> {
+        let mut held = Vec::new();
         let listener = match reexec::inherited() {
-            Some(listener) => listener,
+            Some(listener) => {
+                held = reexec::held();
+                listener
+            }
             None => open(address, self.insecure).await?,
         };
-        self.listen_on(listener)
+        let mut node = self.listen_on(listener)?;
+        node.setup.host.hold_as_before(&held);
+        Ok(node)
     }
 
     /// Serves on a listener that is already open.
@@ -201,7 +207,9 @@ impl NodeBuilder {
     /// The rules of supervisors: what would be refused at each session is refused here, once.
     fn check_names(&self) -> Result<(), Error> {
         let wards = self.wards.iter().map(|ward| ("ward", ward.name()));
-        for (of, name) in std::iter::once(("node", self.name.as_str())).chain(wards) {
+        let named = self.wards.iter().filter_map(|ward| ward.spec.group.as_deref());
+        let groups = self.groups.iter().map(|group| &*group.name).chain(named).map(|name| ("group", name));
+        for (of, name) in std::iter::once(("node", self.name.as_str())).chain(wards).chain(groups) {
             let fits = (1..=128).contains(&name.len());
             if !fits || name.chars().any(|c| c.is_control() || c == '/') {
                 let wrong = format!(

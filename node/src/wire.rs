@@ -135,6 +135,7 @@ pub fn ward_report(ward: &v1::Ward) -> steward::WardReport {
         phase: phase(ward.state()),
         incarnation: ward.incarnation,
         held: ward.held,
+        failed: ward.failed,
     }
 }
 

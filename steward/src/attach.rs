@@ -152,7 +152,12 @@ impl Steward {
         (ward.work.pulsed, ward.work.oldest) = (patient, None);
         let stopping = report.phase == Phase::Stopping;
         // What its group had in mind for it is past; what it did itself, or people want, is not.
-        let order = ward.order.take().filter(|order| stopping || order.then != Then::Plan);
+        let mut order = ward.order.take().filter(|order| stopping || order.then != Then::Plan);
+        if stopping && order.is_none() && !report.held && ward.spec.restart != Restart::Temporary {
+            // Another steward began to stop it, not for good: so it is to come back.
+            let cause = because("its restart was under way");
+            order = Some(Order { then: Then::Again, grace: ward.spec.grace, cause, sent: None });
+        }
         ward.order = order.map(|order| Order { sent: stopping.then_some(patient), ..order });
         let phase = if ward.order.is_some() { Phase::Stopping } else { report.phase };
         ward.enter(phase, patient);
@@ -194,6 +199,8 @@ impl Steward {
             missed.push((id.clone(), Some(order.then), order.cause));
         } else if waits {
             ward.phase = Phase::Backoff;
+        } else if report.failed && report.incarnation > 0 && restart == Restart::Transient {
+            missed.push((id.clone(), None, because("it failed while nobody could see to it")));
         } else if !planned && report.incarnation > 0 && restart != Restart::Permanent {
             ward.intent = Intent::Resting;
             self.settle_down(id);

@@ -27,7 +27,7 @@
 //! use wardkeep_steward::{Action, Cause, Config, Event, ExitKind, Phase, Steward, WardId, WardReport, WardSpec};
 //!
 //! let mut steward = Steward::new(Config::default());
-//! let report = WardReport { spec: WardSpec::new("search"), phase: Phase::Running, incarnation: 1 , held: false};
+//! let report = WardReport { spec: WardSpec::new("search"), phase: Phase::Running, incarnation: 1, held: false, failed: false };
 //! let attached =
 //!     Event::NodeAttached { node: "trigram".into(), boot: 7, wards: vec![report], groups: vec![] };
 //! steward.step(Duration::from_secs(1), attached);

@@ -200,6 +200,8 @@ pub struct WardReport {
     pub incarnation: u64,
     /// It was told to stay down ([`Action::Hold`]) and has not been started since.
     pub held: bool,
+    /// Its latest incarnation ended by a failure ([`ExitKind::is_failure`]).
+    pub failed: bool,
 }
 
 /// Where a ward is in its life.

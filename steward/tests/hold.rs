@@ -9,7 +9,7 @@ use wardkeep_steward::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn attached(phase: Phase, held: bool) -> Event {
-    let report = WardReport { spec: WardSpec::new("w"), phase, incarnation: 3, held };
+    let report = WardReport { spec: WardSpec::new("w"), phase, incarnation: 3, held, failed: false };
     Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![report], groups: vec![] }
 }
 
@@ -47,4 +47,29 @@ fn what_one_steward_quarantined_stays_so_under_the_next_and_an_operator_lifts_it
     actions.extend(steward.step(3 * SECOND, Event::Tick));
     assert!(started(&actions), "{actions:?}");
     assert!(!steward.groups(SECOND).next().unwrap().gave_up);
+}
+
+#[test]
+fn a_transient_ward_that_failed_while_nobody_had_authority_is_started_and_one_that_ended_well_is_not() {
+    let starts = |failed| {
+        let spec = WardSpec { restart: wardkeep_steward::Restart::Transient, ..WardSpec::new("w") };
+        let report = WardReport { spec, phase: Phase::Stopped, incarnation: 3, held: false, failed };
+        let mut steward = Steward::new(Config::default());
+        let event = Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![report], groups: vec![] };
+        let mut actions = steward.step(SECOND, event);
+        actions.extend(steward.step(2 * SECOND, Event::Tick));
+        actions.iter().filter(|a| matches!(a, Action::Start { .. })).count()
+    };
+    assert_eq!((starts(true), starts(false)), (1, 0));
+}
+
+#[test]
+fn a_restart_that_another_steward_began_is_finished_under_the_next() {
+    let mut steward = Steward::new(Config::default());
+    steward.step(SECOND, attached(Phase::Stopping, false));
+    let ward = WardId::new("n", "w");
+    let exited = Event::WardExited { ward, incarnation: 3, kind: ExitKind::Stopped, cause: Cause::default() };
+    let mut actions = steward.step(2 * SECOND, exited);
+    actions.extend(steward.step(3 * SECOND, Event::Tick));
+    assert!(actions.iter().any(|a| matches!(a, Action::Start { .. })), "{actions:?}");
 }

@@ -62,7 +62,7 @@ fn report() -> impl Strategy<Value = WardReport> {
                     grace,
                     manual_start,
                 };
-                WardReport { spec, phase, incarnation, held: false }
+                WardReport { spec, phase, incarnation, held: false, failed: false }
             },
         )
 }

@@ -39,7 +39,7 @@ pub struct Program {
 }
 
 /// What a service manager told the node itself, and is not for its programs.
-const NOT_INHERITED: [&str; 7] = [
+const NOT_INHERITED: [&str; 8] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -47,6 +47,7 @@ const NOT_INHERITED: [&str; 7] = [
     "LISTEN_FDS_FIRST_FD",
     "LISTEN_FDNAMES",
     "LISTEN_PID",
+    crate::reexec::HELD,
 ];
 
 impl Program {

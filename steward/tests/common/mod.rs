@@ -89,6 +89,7 @@ impl World {
                 spec: ward.spec.clone(),
                 incarnation: ward.incarnation,
                 held: false,
+                failed: false,
                 phase: match (ward.live, ward.ready) {
                     (false, _) => Phase::Stopped,
                     (true, false) => Phase::Starting,

@@ -20,7 +20,8 @@ use super::{
 };
 
 /// Commands that may wait for a node that does not read; beyond, its session is ended.
-pub(super) const DOWN_QUEUE: usize = 1_024;
+/// Has room for a start and a hold of each ward a node may have.
+pub(super) const DOWN_QUEUE: usize = 2 * super::hello::WARDS + 16;
 /// For the first message.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -186,6 +186,7 @@ impl Fleet {
             }
             if self.steward.next_wake().is_some_and(|due| due <= self.origin.elapsed()) {
                 self.step(Event::Tick);
+                self.tell_of_the_lost();
                 self.reported = true;
             }
             if self.picture_due().is_some_and(|due| due <= Instant::now()) {
@@ -381,7 +382,10 @@ impl Fleet {
 
     fn tell_of_the_lost(&mut self) {
         while let Some(node) = self.lost.pop() {
-            self.step(Event::NodeDetached { node, goodbye: false });
+            // One that has come back meanwhile is not lost.
+            if self.nodes.get(&node).is_none_or(|record| record.session.is_none()) {
+                self.step(Event::NodeDetached { node, goodbye: false });
+            }
         }
     }
 

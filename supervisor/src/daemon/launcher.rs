@@ -69,7 +69,12 @@ pub(super) async fn run(
                 let Some(launch) = launches.iter().find(|launch| launch.node == order.node) else { continue };
                 tracing::warn!(node = %order.node, "launching its process anew: {}", order.reason);
                 if let Some(old) = launcher.processes.remove(&order.node) {
-                    old.signal(Signal::SIGKILL);
+                    end_at_once(&old).await;
+                    // The steward waits for this news before it takes an end for the new one's.
+                    let how = "killed, to be launched anew".to_owned();
+                    if fleet.send(Msg::ProcessExited { node: order.node, how }).await.is_err() {
+                        break;
+                    }
                 }
                 launcher.start(launch);
             }
@@ -83,6 +88,19 @@ pub(super) async fn run(
         }
     }
     launcher.end().await;
+}
+
+/// The place and the port must be free before the next process takes them.
+async fn end_at_once(process: &Process) {
+    process.signal(Signal::SIGKILL);
+    let gone = async {
+        while process.lives() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if timeout(Duration::from_secs(1), gone).await.is_err() {
+        tracing::warn!(pid = process.pid, "does not end, though it was killed");
+    }
 }
 
 struct Launcher {
