@@ -6,7 +6,10 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -41,11 +44,13 @@ pub(crate) struct Claim {
 pub(crate) struct Inbound {
     inner: Body,
     work: Arc<WorkGuard>,
+    broke_off: Arc<AtomicBool>,
 }
 
 impl Inbound {
-    pub(crate) fn new(inner: Body, work: Arc<WorkGuard>) -> Self {
-        Self { inner, work }
+    /// `broke_off` becomes true when the caller goes away in the middle of it.
+    pub(crate) fn new(inner: Body, work: Arc<WorkGuard>, broke_off: Arc<AtomicBool>) -> Self {
+        Self { inner, work, broke_off }
     }
 }
 
@@ -62,6 +67,9 @@ impl http_body::Body for Inbound {
             self.work.pause()
         } else {
             self.work.resume()
+        }
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.broke_off.store(true, Relaxed);
         }
         polled
     }

@@ -33,7 +33,7 @@ use crate::{
     context::{Failure, Incarnation, WardContext},
     error::NodeError,
     ledger::Ledger,
-    panics::Contained,
+    panics::{self, Contained},
     ward::{BoxedService, Live, OnPanic, Route},
     wellform,
 };
@@ -134,7 +134,8 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
         span.in_scope(|| incarnation.ledger.write(&error));
         return refuse(error);
     }
-    let mut request = request.map(|body| Body::new(Inbound::new(body, work)));
+    let broke_off = Arc::new(AtomicBool::new(false));
+    let mut request = request.map(|body| Body::new(Inbound::new(body, work, broke_off.clone())));
     request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), context.clone(), cancel));
     let handler = Contained::new(live.service.clone().oneshot(request));
     let deadline = context.deadline;
@@ -150,6 +151,11 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
         if incarnation.abort.is_cancelled() { Err(stopped(&incarnation)) } else { answered }
     });
     let mut response = match guarded.instrument(span.clone()).await {
+        // Nobody waits for the answer, which is only that the request was not whole: no bug of the ward.
+        Ok(Ok(response)) if broke_off.load(Relaxed) => {
+            panics::discard(response);
+            refuse(NodeError::Cancelled.into())
+        }
         Ok(Ok(response)) => {
             let (mut head, body) = response.into_parts();
             let adopt = || wellform::headers(&mut head.headers, incarnation.origin());
