@@ -104,7 +104,9 @@ impl Entrance {
     /// No ward sees this call. The refusal is logged, so that its ID leads somewhere.
     #[track_caller]
     fn refuse(&self, refusal: NodeError, ward: &str, request: &Request<Body>) -> Response<Body> {
-        let context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
+        let mut context =
+            RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
+        context.enter(&self.node, ward, 0);
         let error = context::sync_scope(context, || Error::from(refusal).at(&self.node, ward, 0));
         self.ledger.write(&error);
         refuse(error)
