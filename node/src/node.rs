@@ -35,6 +35,7 @@ use crate::{
     panics, reexec,
     server::{self, Limits},
     ward::{Route, Ward},
+    wire,
 };
 
 /// Orders that may wait for the keeper; it takes them at once.
@@ -210,13 +211,7 @@ impl NodeBuilder {
         let named = self.wards.iter().filter_map(|ward| ward.spec.group.as_deref());
         let groups = self.groups.iter().map(|group| &*group.name).chain(named).map(|name| ("group", name));
         for (of, name) in std::iter::once(("node", self.name.as_str())).chain(wards).chain(groups) {
-            let fits = (1..=128).contains(&name.len());
-            if !fits || name.chars().any(|c| c.is_control() || c == '/') {
-                let wrong = format!(
-                    "the name {name:?} of a {of} is not 1 to 128 bytes without slashes or control characters"
-                );
-                return Err(NodeError::Misconfigured(wrong).into());
-            }
+            wire::check_name(of, name).map_err(NodeError::Misconfigured)?;
         }
         Ok(())
     }

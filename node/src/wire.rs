@@ -171,6 +171,26 @@ fn exit_cause(exit: &v1::Exit) -> steward::Cause {
     }
 }
 
+/// Bytes of a name of a node, ward or group.
+const NAME: usize = 128;
+
+/// The rule for names of nodes, wards and groups: they stand in paths, tables and logs.
+///
+/// # Errors
+/// One line that says what is wrong with the name of what.
+pub fn check_name(of: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err(format!("a {of} has an empty name"));
+    }
+    if name.len() > NAME {
+        return Err(format!("the name of a {of} has {} bytes, {NAME} are allowed", name.len()));
+    }
+    if name.chars().any(|c| c.is_control() || c == '/') {
+        return Err(format!("the name {name:?} of a {of} has a slash or control characters in it"));
+    }
+    Ok(())
+}
+
 /// The heartbeats of a report, with the wards' names. Columns of unequal length or slots out of
 /// range come from a hostile or broken peer: an error says which.
 ///

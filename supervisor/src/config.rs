@@ -10,10 +10,10 @@ use std::{
 
 use humantime::format_duration;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward};
+use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward, wire};
 use wardkeep_steward::Config;
 
-use crate::daemon::{Launch, hello};
+use crate::daemon::Launch;
 
 /// `wardkeep serve supervisor --config`.
 #[derive(Debug, Default, Deserialize)]
@@ -221,7 +221,7 @@ impl LaunchEntry {
             return Err(format!("node {}: launch names no program", self.name));
         };
         // It names files, too.
-        hello::name("[[node]]", &self.name)?;
+        wire::check_name("[[node]]", &self.name)?;
         Ok(Launch {
             node: self.name.clone(),
             program: program.into(),

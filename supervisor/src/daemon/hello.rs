@@ -4,12 +4,11 @@
 use std::collections::HashSet;
 
 use uuid::Uuid;
+use wardkeep_node::wire::check_name as name;
 use wardkeep_proto::v1;
 
 /// The protocol spoken here.
 const PROTOCOL: u32 = 1;
-/// Bytes of a name of a node, ward or group.
-const NAME: usize = 128;
 /// Bytes of any other text.
 const TEXT: usize = 1_024;
 /// Wards of one node, and groups it may declare.
@@ -69,20 +68,6 @@ fn ward(spec: &v1::WardSpec) -> Result<(), String> {
     }
     few("services of one ward", spec.services.len(), ENTRIES)?;
     spec.services.iter().try_for_each(|service| plain("service", service))
-}
-
-/// A name stands in paths, tables and logs.
-pub(crate) fn name(of: &str, name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err(format!("a {of} has an empty name"));
-    }
-    if name.len() > NAME {
-        return Err(format!("the name of a {of} has {} bytes, {NAME} are allowed", name.len()));
-    }
-    if name.chars().any(|c| c.is_control() || c == '/') {
-        return Err(format!("the name {name:?} of a {of} has a slash or control characters in it"));
-    }
-    Ok(())
 }
 
 fn plain(what: &str, text: &str) -> Result<(), String> {

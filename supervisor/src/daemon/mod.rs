@@ -13,7 +13,7 @@ mod error;
 mod error_store;
 mod event_log;
 mod fleet;
-pub(crate) mod hello;
+mod hello;
 mod launcher;
 mod operator;
 mod pidfile;
