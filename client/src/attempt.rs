@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
-use tonic::{Code, Status, body::Body};
+use tonic::{Code, body::Body};
 use tower::{Service as _, ServiceExt as _};
 use tracing::{Instrument as _, Span, field};
 use wardkeep_proto::{
     Error,
     context::{self, RequestContext},
-    error::remove_bad_details,
+    error::{Came, read_headers, write_headers},
     trace,
 };
 
@@ -157,12 +157,12 @@ fn root(error: &tonic::transport::Error) -> String {
 /// Reads a reply as far as its kind demands.
 async fn judge(call: &Call, in_flight: InFlight, reply: Response<Body>) -> Verdict {
     let (mut head, mut body) = reply.into_parts();
-    remove_bad_details(&mut head.headers);
-    let uri = in_flight.link().uri.clone();
+    let link = in_flight.link().clone();
+    let uri = link.uri.clone();
     // Trailers-only: all is said.
-    if let Some(status) = Status::from_header_map(&head.headers) {
-        let reply = Response::from_parts(head, body);
-        return settle(call, status, reply, uri, 0);
+    if head.headers.contains_key("grpc-status") {
+        let failure = failure(&mut head.headers, &link);
+        return settle(call, failure, Response::from_parts(head, body), uri, 0);
     }
     let grpc = head.headers.get(http::header::CONTENT_TYPE);
     let grpc = grpc.is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
@@ -189,7 +189,7 @@ async fn judge(call: &Call, in_flight: InFlight, reply: Response<Body>) -> Verdi
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
-                return finish(call, head, read, framing, trailers, uri);
+                return finish(call, head, read, framing, trailers, &link);
             }
         }
     }
@@ -207,6 +207,23 @@ fn commits(reading: Reading, seen: &Framing) -> bool {
     }
 }
 
+/// The failure that these headers (or trailers) tell of. What is not well-formed in them is replaced.
+pub(crate) fn failure(headers: &mut HeaderMap, link: &Link) -> Option<Error> {
+    let (error, came) = read_headers(headers)?;
+    let error = match came {
+        _ if !link.trusted => error.of_stranger(&link.uri),
+        Came::Whole => return Some(error),
+        Came::Remade if error.is_malformed() || error.what().is_empty() => error,
+        // What a server that is not one of our nodes says on purpose is meant for its callers.
+        Came::Remade => {
+            let line = error.what().to_owned();
+            error.with_user_message(line)
+        }
+    };
+    write_headers(headers, error.clone());
+    Some(error)
+}
+
 /// A reply that was read to its trailers.
 fn finish(
     call: &Call,
@@ -214,27 +231,36 @@ fn finish(
     read: VecDeque<Bytes>,
     framing: Framing,
     mut trailers: HeaderMap,
-    uri: String,
+    link: &Link,
 ) -> Verdict {
-    remove_bad_details(&mut trailers);
-    let Some(status) = Status::from_header_map(&trailers) else {
+    let uri = link.uri.clone();
+    if !trailers.contains_key("grpc-status") {
         return AttemptError::Malformed { uri, what: "its trailers have no grpc-status" }.into();
-    };
-    if status.code() == Code::Ok && !framing.is_whole() {
+    }
+    let failure = failure(&mut trailers, link);
+    if failure.is_none() && !framing.is_whole() {
         return AttemptError::Malformed { uri, what: "it ended inside a message" }.into();
     }
     let reply = Response::from_parts(head, Body::new(Collected::new(read, trailers)));
-    settle(call, status, reply, uri, framing.complete)
+    settle(call, failure, reply, uri, framing.complete)
 }
 
-fn settle(call: &Call, status: Status, reply: Response<Body>, uri: String, messages: usize) -> Verdict {
-    match status.code() {
-        Code::Ok if call.plan.reading == Reading::Whole && messages != 1 => {
+fn settle(
+    call: &Call,
+    failure: Option<Error>,
+    reply: Response<Body>,
+    uri: String,
+    messages: usize,
+) -> Verdict {
+    match failure {
+        None if call.plan.reading == Reading::Whole && messages != 1 => {
             AttemptError::Malformed { uri, what: "a unary reply of not one message" }.into()
         }
-        Code::Ok => Verdict::Good(reply),
+        None => Verdict::Good(reply),
         // How tonic's servers say that the time this attempt was given is over.
-        Code::Cancelled if status.message() == "Timeout expired" => AttemptError::TimedOut { uri }.into(),
-        _ => Verdict::Refused(Error::from_status(&status), reply),
+        Some(error) if error.code() == Code::Cancelled && error.what() == "Timeout expired" => {
+            AttemptError::TimedOut { uri }.into()
+        }
+        Some(error) => Verdict::Refused(error, reply),
     }
 }

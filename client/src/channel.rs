@@ -137,6 +137,7 @@ impl Dialer {
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) uri: String,
+    pub(crate) trusted: bool,
     endpoint: Result<Endpoint, String>,
     channel: OnceLock<Channel>,
     dialer: Dialer,
@@ -152,6 +153,7 @@ impl Link {
         Self {
             name: member.name.clone(),
             uri: member.uri.clone(),
+            trusted: member.trusted,
             endpoint: parse(&member.uri).map_err(|e| chain(&e)),
             channel: OnceLock::new(),
             dialer: dialer.clone(),

@@ -135,8 +135,8 @@ impl CallError {
 }
 
 /// Whether the record of this error exists nowhere else: our own, or adopted from a bare status.
-fn arose_here(error: &Error) -> bool {
-    matches!(error.domain(), DOMAIN | "grpc.status")
+pub(crate) fn arose_here(error: &Error) -> bool {
+    error.as_proto().node.is_empty()
 }
 
 impl Kind for CallError {
@@ -260,6 +260,11 @@ impl Kind for AttemptError {
     fn retry_after(&self) -> Option<Duration> {
         matches!(self.code(), Code::Unavailable | Code::DeadlineExceeded)
             .then_some(Duration::from_millis(500))
+    }
+
+    /// What no gRPC peer answers is somebody's bug, be it that of a proxy on the way.
+    fn is_malformed(&self) -> bool {
+        matches!(self, Self::Malformed { .. } | Self::NotGrpc { .. })
     }
 }
 

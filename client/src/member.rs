@@ -22,6 +22,9 @@ pub struct Member {
     pub offers: Vec<Offer>,
     /// Reachable and not draining. A member that is not ready is never asked.
     pub ready: bool,
+    /// One of ours. The errors of a stranger are not believed: they get an ID and a machine here, and
+    /// their text goes no further than the log.
+    pub trusted: bool,
 }
 
 /// A gRPC service that a ward answers.
@@ -49,7 +52,15 @@ impl Member {
             labels: BTreeMap::new(),
             offers: Vec::new(),
             ready: true,
+            trusted: true,
         }
+    }
+
+    /// Makes it a stranger: see [`Member::trusted`].
+    #[must_use]
+    pub fn stranger(mut self) -> Self {
+        self.trusted = false;
+        self
     }
 
     /// Adds a label.
@@ -90,6 +101,7 @@ impl Member {
             labels: node.labels.into_iter().collect(),
             offers: offers.collect(),
             ready: member.ready,
+            trusted: true,
         })
     }
 }

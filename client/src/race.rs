@@ -20,7 +20,7 @@ use crate::{
     attempt::{self, Call, Verdict},
     channel::Link,
     decide::{Decision, Race},
-    error::{CallError, Phase, Report},
+    error::{CallError, Phase, Report, arose_here},
     member::Winner,
     request::{Payload, Progress, Template},
 };
@@ -185,8 +185,15 @@ impl Field {
     fn deliver(&mut self, number: u32) -> Option<Response<Body>> {
         let (attempts, elapsed) = (self.count(), self.started.elapsed());
         let begun = self.attempt(number)?;
-        let (Verdict::Good(mut reply) | Verdict::Refused(_, mut reply)) = begun.ended.take()?.2 else {
-            return None;
+        let mut reply = match begun.ended.take()?.2 {
+            Verdict::Good(reply) => reply,
+            Verdict::Refused(error, reply) => {
+                if arose_here(&error) {
+                    error.log();
+                }
+                reply
+            }
+            Verdict::Lost { .. } => return None,
         };
         begun.link.wins.fetch_add(1, Relaxed);
         reply.extensions_mut().insert(Winner { node: begun.link.name.clone(), attempts, elapsed });

@@ -12,14 +12,12 @@ use http::HeaderMap;
 use http_body::Frame;
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
-use wardkeep_proto::{
-    context::{RequestContext, sync_scope},
-    error::remove_bad_details,
-};
+use wardkeep_proto::context::{RequestContext, sync_scope};
 
 use crate::{
+    attempt,
     channel::InFlight,
-    error::{CallError, chain},
+    error::{CallError, arose_here, chain},
 };
 
 /// Finds the borders of gRPC messages in a body's bytes.
@@ -131,6 +129,15 @@ impl Passing {
         self.in_flight.take()
     }
 
+    /// The end of the reply: if it tells of a failure, of a well-formed one.
+    fn check_end(&mut self, trailers: &mut HeaderMap) {
+        let Some(ended) = self.end() else { return };
+        let told = sync_scope(self.context.clone(), || attempt::failure(trailers, ended.link()));
+        if let Some(error) = told.filter(arose_here) {
+            error.log();
+        }
+    }
+
     fn broken(&mut self, cause: &Status) -> Status {
         let ended = self.end();
         let link = ended.as_ref().map(InFlight::link);
@@ -173,8 +180,7 @@ impl http_body::Body for Passing {
         Poll::Ready(match frame {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    remove_bad_details(trailers);
-                    self.end();
+                    self.check_end(trailers);
                 }
                 Some(Ok(frame))
             }

@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, body::Body};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use wardkeep_client::{Policy, Replicated, ResponseExt as _};
 use wardkeep_proto::{
     Error,
@@ -75,12 +76,13 @@ async fn a_fast_error_does_not_beat_a_slow_success() {
 
 #[tokio::test]
 async fn a_fatal_code_ends_the_race_and_keeps_its_details() {
-    let refusal = Status::with_details(Code::InvalidArgument, "no such field", vec![1, 2, 3].into());
+    let details = ErrorDetails::with_bad_request_violation("title", "is no field");
+    let refusal = Status::with_error_details(Code::InvalidArgument, "no such field", details);
     let (bad, mute) = (Puppet::refusing(refusal).await, Puppet::mute().await);
     let channel = all(vec![mute.member("mute"), bad.member("bad")]);
     let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "no such field"));
-    assert_eq!(status.details(), [1, 2, 3]);
+    assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "title");
 }
 
 #[tokio::test]

@@ -7,13 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Response, header};
+use http::{HeaderMap, HeaderName, Request, Response, header};
 use http_body::{Frame, SizeHint};
-use tonic::{Code, Status, body::Body};
-use wardkeep_proto::{
-    Error,
-    error::{ERROR_ID_KEY, remove_bad_details},
-};
+use tonic::{Status, body::Body};
+use wardkeep_proto::{Error, context, error::read_headers};
 
 /// Who calls a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,14 +26,18 @@ pub enum Audience {
 const ALLOWED: [HeaderName; 3] =
     [header::CONTENT_TYPE, HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-encoding")];
 
+/// Takes from a stranger's request what only our own may say: which way it has come.
+pub(crate) fn doubt(mut request: Request<Body>) -> Request<Body> {
+    request.headers_mut().remove(context::HOPS);
+    request
+}
+
 /// Covers a reply to a stranger.
 pub(crate) fn veil(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     veil_failure(&mut head.headers);
     // Who answered is nobody's business either.
-    for key in
-        [wardkeep_proto::context::NODE, wardkeep_proto::context::WARD, wardkeep_proto::context::INCARNATION]
-    {
+    for key in [context::NODE, context::WARD, context::INCARNATION] {
         head.headers.remove(key);
     }
     Response::from_parts(head, Body::new(Veiled(body)))
@@ -44,17 +45,11 @@ pub(crate) fn veil(response: Response<Body>) -> Response<Body> {
 
 /// Replaces all that a failure's headers or trailers say by what may be said.
 fn veil_failure(headers: &mut HeaderMap) {
-    if headers.get("grpc-status").is_none_or(|code| code == "0") {
-        return;
-    }
-    remove_bad_details(headers);
-    let status = Status::from_header_map(headers).unwrap_or_else(|| Status::new(Code::Internal, ""));
-    let error = Error::from_status(&status);
+    let Some((error, _)) = read_headers(headers) else { return };
     let covered: Vec<_> = headers.keys().filter(|key| !ALLOWED.contains(key)).cloned().collect();
     for key in covered {
         headers.remove(key);
     }
-    headers.remove(ERROR_ID_KEY);
     // Our own header values are always valid.
     let _ = error.to_untrusted_status().add_header(headers);
 }

@@ -133,6 +133,13 @@ impl WardContext {
         Self { incarnation, call: Some(Arc::new(Call { request, cancel })) }
     }
 
+    /// Writes an error down as one that arose in this ward, without ending anything: it is logged, its ID
+    /// can be looked up, and it is counted with its like. For failures that a ward lives with.
+    pub fn report(&self, error: wardkeep_proto::Error) {
+        let Incarnation { node, ward, number, ledger, .. } = &*self.incarnation;
+        ledger.write(&error.at(node, ward, *number));
+    }
+
     /// The context of the call this request belongs to; `None` outside a node.
     pub fn of<T>(request: &tonic::Request<T>) -> Option<Self> {
         request.extensions().get::<Self>().cloned()

@@ -227,10 +227,9 @@ impl Service<Request<Body>> for Entrance {
         let this = self.clone();
         let audience = self.audience;
         Box::pin(async move {
-            let response = this.answer(request).await;
             Ok(match audience {
-                Audience::Trusted => response,
-                Audience::Untrusted => audience::veil(response),
+                Audience::Trusted => this.answer(request).await,
+                Audience::Untrusted => audience::veil(this.answer(audience::doubt(request)).await),
             })
         })
     }

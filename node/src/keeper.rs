@@ -34,6 +34,7 @@ use crate::{
     ledger::Ledger,
     mandate::Mandate,
     reexec,
+    scribe::Scribe,
     session::{self, Link, Tidings},
     story, wire,
 };
@@ -130,6 +131,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         swept_at: Duration::ZERO,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
+        scribe: Scribe::start(),
         setup,
     };
     let ended = keeper.run(inbox, owner_gone).await;
@@ -156,6 +158,7 @@ struct Keeper {
     probe_seen: (u64, Duration),
     /// Actions of the own steward still to be done.
     queue: Vec<Action>,
+    scribe: Scribe,
 }
 
 /// How the loop goes on.
@@ -277,6 +280,7 @@ impl Keeper {
     /// Sweeps the hearts, reports when it is time, takes the mandate when nobody has it.
     fn sweep(&mut self) {
         let now = self.now();
+        wardkeep_proto::error::tell_kept_back(Instant::now());
         // A process that was frozen, or a thread that got no turn, has not worked meanwhile: such
         // time does not make work overdue.
         self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
@@ -290,7 +294,7 @@ impl Keeper {
         }
         if self.welcomed
             && self.link.is_some()
-            && let Some(records) = self.setup.ledger.take()
+            && let Some(records) = self.scribe.next(&self.setup.ledger)
         {
             self.send(Up::Errors(records));
         }

@@ -1,19 +1,23 @@
 //! Errors that arose on this node: each is logged once, whole, and kept for the supervisor, so that
-//! its ID can be looked up from anywhere.
+//! its ID can be looked up from anywhere. Of a flood of the same failure a few are kept whole, and the
+//! rest are counted.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use prost::Message as _;
-use tokio::sync::mpsc;
 use wardkeep_proto::{Error, v1};
 
 use crate::text::cut;
 
-/// Records that may wait for the supervisor; further ones are dropped, and counted.
-const QUEUE: usize = 1_024;
+/// Records that may wait for the supervisor.
+const MOST_WAITING: usize = 1_024;
+/// Records of one group that may wait: as many as a supervisor keeps.
+const MOST_OF_A_GROUP: u32 = 20;
+/// Groups that may wait; errors of further ones are dropped, and counted.
+const MOST_GROUPS: usize = 256;
 /// Longest text of a record: what is longer is in the node's own log.
 const LONGEST_TEXT: usize = 16 * 1024;
 /// A message to the supervisor holds no more than this.
@@ -22,78 +26,168 @@ const MOST_BYTES: usize = 1024 * 1024;
 
 /// Where errors are written down. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Ledger {
-    queue: mpsc::Sender<v1::Error>,
-    waiting: Arc<Mutex<mpsc::Receiver<v1::Error>>>,
-    dropped: Arc<AtomicU64>,
+pub(crate) struct Ledger(Arc<Mutex<Waiting>>);
+
+#[derive(Debug)]
+struct Waiting {
+    most_groups: usize,
+    records: VecDeque<v1::Error>,
+    groups: HashMap<String, Tally>,
+    dropped: u64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    /// Whole records that wait.
+    whole: u32,
+    further: u64,
+    last_at: Option<prost_types::Timestamp>,
 }
 
 impl Ledger {
     pub(crate) fn new() -> Self {
-        Self::with_room(QUEUE)
+        Self::with_groups(MOST_GROUPS)
     }
 
     /// For a process whose errors nobody collects: they are logged.
     pub(crate) fn of_nobody() -> Self {
-        Self::with_room(1)
+        Self::with_groups(0)
     }
 
-    fn with_room(room: usize) -> Self {
-        let (queue, waiting) = mpsc::channel(room);
-        Self { queue, waiting: Arc::new(Mutex::new(waiting)), dropped: Arc::default() }
+    fn with_groups(most_groups: usize) -> Self {
+        let (records, groups) = Default::default();
+        Self(Arc::new(Mutex::new(Waiting { most_groups, records, groups, dropped: 0 })))
     }
 
     /// Logs the error and keeps its record.
     pub(crate) fn write(&self, error: &Error) {
         error.log();
-        let mut record = error.as_proto().clone();
-        if cut(&mut record.what, LONGEST_TEXT) {
-            record.truncated.push("what".to_owned());
-        }
-        for cause in &mut record.causes {
-            cut(&mut cause.what, LONGEST_TEXT);
-        }
-        if self.queue.try_send(record).is_err() {
-            self.dropped.fetch_add(1, Relaxed);
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(error.as_proto());
     }
 
     /// The next message to the supervisor; `None` when there is nothing to tell.
     pub(crate) fn take(&self) -> Option<v1::ErrorRecords> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, record: &v1::Error) {
+        if !self.groups.contains_key(&record.group_hash) {
+            if self.groups.len() >= self.most_groups {
+                self.dropped += 1;
+                return;
+            }
+            self.groups.insert(record.group_hash.clone(), Tally::default());
+        }
+        let Some(tally) = self.groups.get_mut(&record.group_hash) else { return };
+        tally.last_at = record.occurred_at;
+        if tally.whole >= MOST_OF_A_GROUP || self.records.len() >= MOST_WAITING {
+            tally.further += 1;
+            return;
+        }
+        tally.whole += 1;
+        self.records.push_back(within_bounds(record.clone()));
+    }
+
+    fn take(&mut self) -> Option<v1::ErrorRecords> {
         let mut message = v1::ErrorRecords::default();
         let mut bytes = 0;
         while message.records.len() < MOST_RECORDS && bytes < MOST_BYTES {
-            let Ok(record) = waiting.try_recv() else { break };
+            let Some(record) = self.records.pop_front() else { break };
             bytes += record.encoded_len();
+            if let Some(tally) = self.groups.get_mut(&record.group_hash) {
+                tally.whole = tally.whole.saturating_sub(1);
+            }
             message.records.push(record);
         }
-        message.dropped = self.dropped.swap(0, Relaxed);
-        (!message.records.is_empty() || message.dropped > 0).then_some(message)
+        // After the records, so that whoever reads them knows the groups by then.
+        if self.records.is_empty() {
+            let tallies = self.groups.drain().filter(|(_, tally)| tally.further > 0);
+            message.tallies = tallies
+                .map(|(group_hash, tally)| v1::ErrorTally {
+                    group_hash,
+                    count: tally.further,
+                    last_at: tally.last_at,
+                })
+                .collect();
+        }
+        message.dropped = std::mem::take(&mut self.dropped);
+        let nothing = message.records.is_empty() && message.tallies.is_empty() && message.dropped == 0;
+        (!nothing).then_some(message)
     }
+}
+
+fn within_bounds(mut record: v1::Error) -> v1::Error {
+    if cut(&mut record.what, LONGEST_TEXT) {
+        record.truncated.push("what".to_owned());
+    }
+    for cause in &mut record.causes {
+        cut(&mut cause.what, LONGEST_TEXT);
+    }
+    record
 }
 
 #[cfg(test)]
 mod tests {
-    use wardkeep_proto::error::Bug;
-
     use super::*;
 
+    fn record(group: impl ToString, what: &str) -> v1::Error {
+        v1::Error { group_hash: group.to_string(), what: what.to_owned(), ..Default::default() }
+    }
+
+    fn waiting() -> Waiting {
+        Waiting { most_groups: MOST_GROUPS, records: VecDeque::new(), groups: HashMap::new(), dropped: 0 }
+    }
+
     #[test]
-    fn what_does_not_fit_is_counted_and_long_texts_are_cut() {
-        let ledger = Ledger::new();
-        for _ in 0..QUEUE + 5 {
-            ledger.write(&Bug::because("é".repeat(LONGEST_TEXT)));
+    fn a_flood_of_one_failure_is_a_few_records_and_a_number() {
+        let mut waiting = waiting();
+        for _ in 0..100_000 {
+            waiting.add(&record("flood", "x"));
         }
-        let first = ledger.take().unwrap();
-        assert_eq!((first.records.len(), first.dropped), (MOST_RECORDS, 5));
-        assert!(first.records[0].what.len() <= LONGEST_TEXT);
-        assert_eq!(first.records[0].truncated, ["what"]);
-        let mut rest = 0;
-        while let Some(message) = ledger.take() {
+        waiting.add(&record("other", "y"));
+        let message = waiting.take().unwrap();
+        assert_eq!(message.records.len(), MOST_OF_A_GROUP as usize + 1);
+        let tallies: Vec<_> = message.tallies.iter().map(|t| (t.group_hash.as_str(), t.count)).collect();
+        assert_eq!(tallies, [("flood", 100_000 - u64::from(MOST_OF_A_GROUP))]);
+        assert_eq!(waiting.take(), None);
+    }
+
+    #[test]
+    fn every_error_is_a_record_a_number_or_dropped_and_counted() {
+        let mut waiting = waiting();
+        let errors = 20_000;
+        for n in 0..errors {
+            waiting.add(&record(n % (MOST_GROUPS + 44), "x"));
+        }
+        let (mut whole, mut counted, mut dropped) = (0, 0, 0);
+        while let Some(message) = waiting.take() {
+            assert!(message.records.len() <= MOST_RECORDS);
+            whole += message.records.len();
+            counted += message.tallies.iter().map(|t| t.count).sum::<u64>();
+            dropped += message.dropped;
+        }
+        assert!(dropped > 0);
+        assert_eq!(whole as u64 + counted + dropped, errors as u64);
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_messages_bounded() {
+        let mut waiting = waiting();
+        for n in 0..MOST_GROUPS {
+            waiting.add(&record(n, &"é".repeat(LONGEST_TEXT)));
+        }
+        while let Some(message) = waiting.take() {
             assert!(message.encoded_len() <= MOST_BYTES + 2 * LONGEST_TEXT);
-            rest += message.records.len();
+            assert!(message.records.iter().all(|r| r.what.len() <= LONGEST_TEXT && r.truncated == ["what"]));
         }
-        assert_eq!(rest, QUEUE - MOST_RECORDS);
+    }
+
+    #[test]
+    fn what_nobody_collects_is_not_kept() {
+        let ledger = Ledger::of_nobody();
+        ledger.write(&wardkeep_proto::error::Bug::because("x"));
+        assert!(ledger.0.lock().unwrap().records.is_empty());
     }
 }

@@ -25,6 +25,7 @@ mod mandate;
 mod node;
 mod panics;
 mod reexec;
+mod scribe;
 pub mod server;
 mod session;
 pub mod story;

@@ -12,10 +12,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use wardkeep_proto::{Error, error::Bug};
+use wardkeep_proto::{
+    Error,
+    error::{Bug, Frames},
+};
+
+/// Where a panic happened: file, line, stack.
+type Place = (String, u32, Frames);
 
 thread_local! {
-    static PLACE: RefCell<Option<(String, u32)>> = const { RefCell::new(None) };
+    static PLACE: RefCell<Option<Place>> = const { RefCell::new(None) };
 }
 
 /// Makes panics quiet (their story is told once, by the error made of them) for threads that are
@@ -25,15 +31,15 @@ pub(crate) fn install_hook() {
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let place = info.location().map(|at| (at.file().to_owned(), at.line()));
+            if !INSIDE.with(std::cell::Cell::get) {
+                return before(info);
+            }
+            let place = info.location().map(|at| (at.file().to_owned(), at.line(), Frames::capture()));
             PLACE.with(|cell| {
                 if let Ok(mut cell) = cell.try_borrow_mut() {
                     *cell = place;
                 }
             });
-            if !INSIDE.with(std::cell::Cell::get) {
-                before(info);
-            }
         }));
     });
 }
@@ -63,7 +69,7 @@ pub(crate) fn error(payload: &(dyn Any + Send)) -> Error {
         .unwrap_or("no message");
     let place = PLACE.with(|cell| cell.try_borrow_mut().ok().and_then(|mut place| place.take()));
     match place {
-        Some((file, line)) => Bug::panicked_at(message, &file, line),
+        Some((file, line, frames)) => Bug::panicked_at(message, &file, line, frames),
         None => Bug::panicked(message),
     }
 }

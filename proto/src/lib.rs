@@ -6,7 +6,7 @@
 //! * [`trace`]: W3C trace context in and out of headers.
 //!
 //! Nothing here opens a socket or starts a task.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod context;
 mod convert;

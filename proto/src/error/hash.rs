@@ -7,24 +7,47 @@ use crate::v1;
 /// Prefix of group hashes made by this version of the rule.
 pub const GROUP_HASH_VERSION: &str = "g1";
 
+/// Prefix of exact hashes made by this version of the rule.
+pub const EXACT_HASH_VERSION: &str = "e1";
+
 /// The hash that the same failure has in any build and on any machine: `g1-` and the first 16 hex
 /// digits of SHA-256 over domain, kind and the logical site where it arose, each followed by a zero
 /// byte. Line numbers, IDs, times and texts do not take part.
 pub fn group_hash(error: &v1::Error) -> String {
-    use std::fmt::Write as _;
-    let mut hasher = Sha256::new();
     let origin = error.hops.last().and_then(|hop| hop.sites.first()).map(|site| site.file.as_str());
+    let mut hasher = Sha256::new();
     for part in [error.domain.as_str(), error.kind.as_str()].into_iter().chain(origin) {
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
-    let mut text = format!("{GROUP_HASH_VERSION}-");
-    for byte in &hasher.finalize()[..8] {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    short(GROUP_HASH_VERSION, hasher)
 }
 
+/// The hash that the same failure at the same place of the same build has: `e1-` and the first 16 hex
+/// digits of SHA-256 over the build ID and a zero byte, followed by the frame addresses where it arose,
+/// innermost first, eight bytes each, little-endian. Empty if no addresses are known.
+pub fn exact_hash(error: &v1::Error) -> String {
+    let Some(hop) = error.hops.last().filter(|hop| !hop.frames.is_empty()) else { return String::new() };
+    let mut hasher = Sha256::new();
+    hasher.update(hop.build_id.as_bytes());
+    hasher.update([0]);
+    for frame in &hop.frames {
+        hasher.update(frame.to_le_bytes());
+    }
+    short(EXACT_HASH_VERSION, hasher)
+}
+
+fn short(version: &str, hasher: Sha256) -> String {
+    format!("{version}-{}", hex(&hasher.finalize()[..8]))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
 /// A source path without what differs between machines and releases: it begins at the crate's
 /// folder, without the crate's version.
 ///

@@ -46,6 +46,16 @@ impl ErrorStore {
         for record in records.records {
             self.add_one(record);
         }
+        for tally in records.tallies {
+            match self.groups.get_mut(&tally.group_hash) {
+                Some(group) => {
+                    group.summary.count = group.summary.count.saturating_add(tally.count);
+                    group.summary.last_at = tally.last_at.or(group.summary.last_at);
+                }
+                // Forgotten in the meantime.
+                None => self.dropped = self.dropped.saturating_add(tally.count),
+            }
+        }
     }
 
     fn add_one(&mut self, record: v1::Error) {
@@ -131,7 +141,7 @@ mod tests {
     }
 
     fn add(store: &mut ErrorStore, id: &str, group: &str) {
-        store.add(v1::ErrorRecords { records: vec![record(id, group)], dropped: 0 });
+        store.add(v1::ErrorRecords { records: vec![record(id, group)], ..Default::default() });
     }
 
     #[test]
@@ -145,6 +155,17 @@ mod tests {
         assert_eq!(store.records.len(), MOST_RECORDS);
         assert!(matches!(store.find("09999"), Found::One(_)));
         assert!(matches!(store.find("00001"), Found::None));
+    }
+
+    #[test]
+    fn what_a_node_only_counted_counts() {
+        let mut store = ErrorStore::default();
+        add(&mut store, "x", "g");
+        let tally =
+            |group: &str| v1::ErrorTally { group_hash: group.into(), count: 99_999, ..Default::default() };
+        store.add(v1::ErrorRecords { tallies: vec![tally("g"), tally("unknown")], ..Default::default() });
+        let list = store.list();
+        assert_eq!((list.groups[0].count, list.dropped), (100_000, 99_999));
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub(super) fn error(error: &mut v1::Error) {
     let traces = [&mut error.exact_hash, &mut error.trace_id, &mut error.request_id];
     labels.into_iter().chain(places).chain(traces).for_each(id);
     if error.encoded_len() > ERROR {
+        error.hops.iter_mut().for_each(|hop| hop.functions = Vec::new());
+    }
+    if error.encoded_len() > ERROR {
         error.hops = Vec::new();
         error.causes = Vec::new();
         error.related_ids = Vec::new();
@@ -65,6 +68,8 @@ pub(super) fn errors(told: &mut v1::ErrorRecords) {
     told.records.shrink_to_fit();
     told.dropped = told.dropped.saturating_add(over as u64);
     told.records.iter_mut().for_each(error);
+    told.tallies.truncate(ERRORS);
+    told.tallies.iter_mut().for_each(|tally| id(&mut tally.group_hash));
 }
 
 /// Bounds a change of a ward.

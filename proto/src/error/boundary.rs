@@ -1,0 +1,131 @@
+//! What both sides of a call do with the headers that end it: nothing malformed gets through.
+
+use http::{HeaderMap, HeaderValue};
+use percent_encoding::percent_decode;
+use tonic::{Code, Status};
+
+use super::{ERROR_ID_KEY, Error, read::DETAILS_KEY, remove_bad_details};
+
+const STATUS_KEY: &str = "grpc-status";
+const MESSAGE_KEY: &str = "grpc-message";
+
+/// How an error came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// Well-formed: its headers may pass as they are.
+    Whole,
+    /// Without one of ours, or garbled: it was made here, and its headers have to be written anew.
+    Remade,
+}
+
+/// Reads the failure that a call's headers (or trailers) tell of; `None` if they tell of none. Whatever
+/// they hold, this neither panics nor believes what does not hold together, and what tonic would panic
+/// on is removed from them.
+pub fn read_headers(headers: &mut HeaderMap) -> Option<(Error, Came)> {
+    if !headers.contains_key(STATUS_KEY) {
+        return None;
+    }
+    let bad = check(headers);
+    let bad_details =
+        remove_bad_details(headers).then_some("details that are not base64, or are there twice");
+    if let Some(why) = bad.or(bad_details) {
+        let error = Error::garbled(&legible(headers), why);
+        return Some((error, Came::Remade));
+    }
+    let status = Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)?;
+    let error = Error::from_status(&status);
+    let carried = headers.get(ERROR_ID_KEY).is_some_and(|id| id == error.id());
+    Some((error, if carried { Came::Whole } else { Came::Remade }))
+}
+
+/// Replaces what headers (or trailers) tell of a failure by this error. Other metadata stays.
+pub fn write_headers(headers: &mut HeaderMap, error: Error) {
+    for key in [STATUS_KEY, MESSAGE_KEY, DETAILS_KEY, ERROR_ID_KEY] {
+        headers.remove(key);
+    }
+    let code = error.code();
+    if Status::from(error).add_header(headers).is_err() {
+        headers.insert(STATUS_KEY, HeaderValue::from(code as i32));
+    }
+}
+
+/// What no gRPC peer sends.
+fn check(headers: &HeaderMap) -> Option<&'static str> {
+    let mut codes = headers.get_all(STATUS_KEY).iter();
+    let code = codes.next().and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
+    if codes.next().is_some() {
+        return Some("more than one grpc-status");
+    }
+    if !code.is_some_and(|code| (0..=16).contains(&code)) {
+        return Some("a grpc-status that is no code");
+    }
+    let mut messages = headers.get_all(MESSAGE_KEY).iter();
+    let message = messages.next().map(|text| percent_decode(text.as_bytes()).decode_utf8().is_ok());
+    if message == Some(false) {
+        return Some("a grpc-message that is not UTF-8");
+    }
+    messages.next().map(|_| "more than one grpc-message")
+}
+
+/// As much of the status as can be read.
+fn legible(headers: &HeaderMap) -> Status {
+    let code = headers.get(STATUS_KEY).map_or(Code::Unknown, |code| Code::from_bytes(code.as_bytes()));
+    let code = if code == Code::Ok { Code::Unknown } else { code };
+    let message = headers.get(MESSAGE_KEY).map(|text| percent_decode(text.as_bytes()).decode_utf8_lossy());
+    Status::new(code, message.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Bug;
+
+    fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (key, value) in pairs {
+            headers.append(*key, HeaderValue::from_bytes(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn an_error_of_ours_passes_as_it_is() {
+        let error = Bug::because("x");
+        let mut map = HeaderMap::new();
+        write_headers(&mut map, error.clone());
+        let (read, came) = read_headers(&mut map).unwrap();
+        assert_eq!((read.id(), came), (error.id(), Came::Whole));
+    }
+
+    #[test]
+    fn no_status_and_success_are_no_failure() {
+        assert!(read_headers(&mut headers(&[("x", b"y")])).is_none());
+        assert!(read_headers(&mut headers(&[(STATUS_KEY, b"0")])).is_none());
+    }
+
+    #[test]
+    fn what_no_peer_sends_becomes_one_malformed_error_with_one_friendly_line() {
+        let not_utf8: &[u8] = b"caf\xe9";
+        let cases: [&[(&'static str, &[u8])]; 9] = [
+            &[(STATUS_KEY, b"99")],
+            &[(STATUS_KEY, b"-1")],
+            &[(STATUS_KEY, b"five")],
+            &[(STATUS_KEY, b"5"), (STATUS_KEY, b"5")],
+            &[(STATUS_KEY, b"5,5")],
+            &[(STATUS_KEY, b"5"), (MESSAGE_KEY, not_utf8)],
+            &[(STATUS_KEY, b"5"), (DETAILS_KEY, b"not base64!")],
+            &[(STATUS_KEY, b"5"), (DETAILS_KEY, b"AAAA,AAAA")],
+            &[(STATUS_KEY, b"5"), (DETAILS_KEY, b"AAAA"), (DETAILS_KEY, b"AAAA")],
+        ];
+        for case in cases {
+            let mut map = headers(case);
+            let (error, came) = read_headers(&mut map).unwrap();
+            assert_eq!((error.is_malformed(), came), (true, Came::Remade), "{case:?}");
+            assert_eq!(error.kind(), "BAD_DETAILS", "{case:?}");
+            assert_ne!(error.code(), Code::Ok);
+            assert_eq!(error.user_message().lines().count(), 1);
+            write_headers(&mut map, error.clone());
+            assert_eq!(read_headers(&mut map).unwrap().0.id(), error.id());
+        }
+    }
+}

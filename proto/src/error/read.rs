@@ -1,0 +1,303 @@
+//! Errors as peers tell them. Nothing a peer sends is believed before it was checked, and nothing it can
+//! send makes us panic: what does not hold together becomes one malformed error.
+
+use base64::{Engine as _, engine::general_purpose};
+use chrono::{DateTime, TimeDelta, Utc};
+use http::HeaderMap;
+use prost::Message as _;
+use tonic::{Code, Status};
+use tonic_types::pb;
+
+use super::{Error, LAYOUT_VERSION, one_line, plain_words, wire};
+use crate::{context, v1};
+
+pub(super) const DETAILS_KEY: &str = "grpc-status-details-bin";
+
+/// What the adopted error of a bare status is filed under.
+const STATUS_DOMAIN: &str = "grpc.status";
+/// What the error of a stranger is filed under.
+const STRANGER_DOMAIN: &str = "grpc.stranger";
+
+/// Most that lists of a peer's error may hold; ours never come near it.
+const MOST: usize = 64;
+/// How far a peer's clock may be ahead of ours.
+const MOST_AHEAD: TimeDelta = TimeDelta::days(1);
+
+impl Error {
+    /// The error a status carries. A status that carries none is adopted: it gets an ID, a time and a
+    /// machine here, and keeps what it has in `google.rpc`'s own details. `Internal`, `Unknown` and
+    /// `DataLoss` without an error of ours are malformed, and so are details that do not hold together.
+    pub fn from_status(status: &Status) -> Self {
+        match carried(status, Utc::now()) {
+            Ok(Carried::Ours(error)) => error,
+            Ok(Carried::Details(details)) => adopt(status, details),
+            Err(why) => Self::garbled(status, &why),
+        }
+    }
+
+    /// The error that stands for this one if whoever told it is not trusted: made here, with an ID and a
+    /// machine of ours, whatever the other claims. Its text goes to the log, and no further.
+    #[must_use]
+    pub fn of_stranger(self, peer: &str) -> Self {
+        let told = self.0.record;
+        let mut error = Self::blank_at(Code::from_i32(told.code), method());
+        let record = &mut error.0.record;
+        record.domain = STRANGER_DOMAIN.to_owned();
+        record.kind = screaming(Code::from_i32(told.code));
+        record.what = format!("{peer} answered {}", record.kind);
+        record.user_message = plain_words(Code::from_i32(told.code)).to_owned();
+        record.malformed = told.malformed;
+        record.transitory = told.transitory;
+        record.retry_delay = told.retry_delay;
+        error.rehash();
+        tracing::warn!(target: "wardkeep::error", peer, error.id = error.id(), their.id = %told.id,
+            their.kind = super::log::cut(&told.kind), "a stranger says: {}", super::log::cut(&told.what));
+        error
+    }
+
+    /// The error as it came over the wire. Fields a peer left empty stay so.
+    pub fn from_proto(error: v1::Error) -> Self {
+        Self::of(error)
+    }
+
+    /// A malformed error: what came with this status cannot be what a peer meant to say.
+    pub(super) fn garbled(status: &Status, why: &str) -> Self {
+        let mut error = Self::blank_at(status.code(), method());
+        let record = &mut error.0.record;
+        record.domain = STATUS_DOMAIN.to_owned();
+        record.kind = "BAD_DETAILS".to_owned();
+        record.what = format!("{} with {why}: {}", screaming(status.code()), status.message());
+        record.user_message = plain_words(status.code()).to_owned();
+        record.malformed = true;
+        record.transitory = may_pass(status.code());
+        error.rehash();
+        error
+    }
+}
+
+/// What a status brought along.
+enum Carried {
+    Ours(Error),
+    /// Details in which there is no error of ours; often none at all.
+    Details(Vec<prost_types::Any>),
+}
+
+/// # Errors
+/// What is wrong with the details, as the end of a sentence that begins "a status with".
+fn carried(status: &Status, now: DateTime<Utc>) -> Result<Carried, String> {
+    if status.details().is_empty() {
+        return Ok(Carried::Details(Vec::new()));
+    }
+    let inner = pb::Status::decode(status.details())
+        .map_err(|e| format!("details that are not a google.rpc.Status ({e})"))?;
+    if inner.code != status.code() as i32 || inner.message != status.message() {
+        return Err(format!("details that speak of another status (code {})", inner.code));
+    }
+    let mut ours = inner.details.iter().filter(|any| any.type_url == wire::OURS);
+    let Some(one) = ours.next() else { return Ok(Carried::Details(inner.details)) };
+    if ours.next().is_some() {
+        return Err("more than one wardkeep.v1.Error".to_owned());
+    }
+    let record = v1::Error::decode(one.value.as_slice())
+        .map_err(|e| format!("details that are not a wardkeep.v1.Error ({e})"))?;
+    check(&record, status, now).map_err(|what| format!("a wardkeep.v1.Error that has {what}"))?;
+    let as_came = (record.version > LAYOUT_VERSION).then(|| status.details().to_vec());
+    let mut error = Error::of(record);
+    error.0.as_came = as_came;
+    error.0.others = foreign(inner.details);
+    Ok(Carried::Ours(error))
+}
+
+/// What an error must have to be believed.
+fn check(e: &v1::Error, status: &Status, now: DateTime<Utc>) -> Result<(), &'static str> {
+    let at = e.occurred_at.unwrap_or_default();
+    let at = u32::try_from(at.nanos).ok().and_then(|nanos| DateTime::from_timestamp(at.seconds, nanos));
+    let long = [e.causes.len(), e.hops.len(), e.related_ids.len(), e.truncated.len()].into_iter().max();
+    let wide = e.hops.iter().map(|hop| hop.sites.len().max(hop.frames.len()).max(hop.functions.len())).max();
+    match at {
+        _ if e.version == 0 => Err("no version"),
+        _ if !is_id(&e.id) => Err("no ID"),
+        None => Err("no time"),
+        Some(_) if e.occurred_at.is_none() => Err("no time"),
+        Some(at) if at > now + MOST_AHEAD => Err("a time in the future"),
+        _ if e.machine.is_empty() => Err("no machine"),
+        _ if e.domain.is_empty() || e.kind.is_empty() => Err("no kind"),
+        _ if e.group_hash.is_empty() => Err("no group hash"),
+        _ if e.code != status.code() as i32 => Err("another code than its status"),
+        _ if long.max(wide) > Some(MOST) => Err("lists longer than anyone writes"),
+        _ => Ok(()),
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
+}
+
+/// The details of others, which go on with an error.
+fn foreign(details: Vec<prost_types::Any>) -> Vec<prost_types::Any> {
+    details.into_iter().filter(|any| !wire::is_written_by_us(&any.type_url)).collect()
+}
+
+/// A status with no error of ours becomes one.
+fn adopt(status: &Status, details: Vec<prost_types::Any>) -> Error {
+    let mut error = Error::blank_at(status.code(), method());
+    let record = &mut error.0.record;
+    // Of an error that was covered for strangers, the ID is all there is: it leads to the record.
+    let id = status.metadata().get(wire::ERROR_ID_KEY).and_then(|id| id.to_str().ok());
+    if let Some(id) = id.filter(|id| is_id(id)) {
+        id.clone_into(&mut record.id);
+    }
+    let info = detail::<pb::ErrorInfo>(&details, "ErrorInfo").filter(|info| !info.reason.is_empty());
+    (record.domain, record.kind) = match info {
+        Some(info) if !info.domain.is_empty() => (info.domain, info.reason),
+        Some(info) => (STATUS_DOMAIN.to_owned(), info.reason),
+        None => (STATUS_DOMAIN.to_owned(), screaming(status.code())),
+    };
+    record.what = status.message().to_owned();
+    let line = detail::<pb::LocalizedMessage>(&details, "LocalizedMessage").unwrap_or_default().message;
+    record.user_message = one_line(line, status.code());
+    let retry = detail::<pb::RetryInfo>(&details, "RetryInfo");
+    record.transitory = retry.is_some() || may_pass(status.code());
+    record.retry_delay = retry.and_then(|retry| retry.retry_delay);
+    let links = detail::<pb::Help>(&details, "Help").unwrap_or_default().links;
+    record.help_url = links.into_iter().next().unwrap_or_default().url;
+    record.malformed = is_bug(status.code());
+    error.0.others = foreign(details);
+    error.tell_causes(std::error::Error::source(status));
+    error.rehash();
+    error
+}
+
+fn detail<M: prost::Message + Default>(details: &[prost_types::Any], name: &str) -> Option<M> {
+    let any = details.iter().find(|any| {
+        any.type_url.strip_prefix("type.googleapis.com/google.rpc.").is_some_and(|found| found == name)
+    })?;
+    M::decode(any.value.as_slice()).ok()
+}
+
+/// Of an error that was not made here, the method called stands for the place.
+fn method() -> v1::Site {
+    let method = context::current().map(|context| context.method.to_string());
+    v1::Site { file: method.unwrap_or_default(), line: 0 }
+}
+
+fn is_bug(code: Code) -> bool {
+    matches!(code, Code::Internal | Code::Unknown | Code::DataLoss)
+}
+
+fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::ResourceExhausted)
+}
+
+/// `InvalidArgument` -> `INVALID_ARGUMENT`.
+fn screaming(code: Code) -> String {
+    let camel = format!("{code:?}");
+    let mut out = String::with_capacity(camel.len() + 4);
+    for (i, c) in camel.char_indices() {
+        if c.is_ascii_uppercase() && i > 0 {
+            out.push('_');
+        }
+        out.push(c.to_ascii_uppercase());
+    }
+    out
+}
+
+/// Removes status details that are not base64, which tonic would panic on. Returns whether there
+/// were some: the error of that reply is then malformed.
+pub fn remove_bad_details(headers: &mut HeaderMap) -> bool {
+    let mut values = headers.get_all(DETAILS_KEY).iter();
+    let fine = match (values.next(), values.next()) {
+        (None, _) => true,
+        (Some(one), None) => {
+            let text = one.as_bytes();
+            let text = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
+            general_purpose::STANDARD_NO_PAD.decode(text).is_ok()
+        }
+        (Some(_), Some(_)) => false,
+    };
+    if !fine {
+        headers.remove(DETAILS_KEY);
+    }
+    !fine
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Bug;
+
+    #[test]
+    fn a_bare_deliberate_status_is_adopted_and_a_bare_internal_one_is_a_bug() {
+        let adopted = Error::from_status(&Status::not_found("no such book"));
+        assert_eq!((adopted.kind(), adopted.is_malformed()), ("NOT_FOUND", false));
+        assert!(!adopted.id().is_empty() && !adopted.machine().is_empty());
+        assert!(Error::from_status(&Status::internal("oops")).is_malformed());
+    }
+
+    #[test]
+    fn what_a_handler_put_into_standard_details_stays() {
+        use tonic_types::{ErrorDetails, StatusExt as _};
+        let mut details = ErrorDetails::new();
+        details
+            .set_error_info("SHELF_FULL", "library.example.com", [("shelf".to_owned(), "7".to_owned())])
+            .set_retry_info(Some(std::time::Duration::from_secs(3)))
+            .set_localized_message("en", "That shelf is full.")
+            .add_bad_request_violation("shelf", "is full");
+        let status = Status::with_error_details(Code::ResourceExhausted, "shelf 7", details);
+        let error = Error::from_status(&status);
+        assert_eq!((error.domain(), error.kind()), ("library.example.com", "SHELF_FULL"));
+        assert_eq!(error.user_message(), "That shelf is full.");
+        assert_eq!(error.retry_after(), Some(std::time::Duration::from_secs(3)));
+        let out = Status::from(error.clone());
+        let violations = out.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].field, "shelf");
+        assert_eq!(Error::from_status(&out).id(), error.id());
+    }
+
+    #[test]
+    fn an_error_of_a_later_layout_goes_on_as_it_came() {
+        let mut error = Bug::because("x");
+        error.0.record.version = LAYOUT_VERSION + 1;
+        let mut bytes = error.0.record.encode_to_vec();
+        // A field that this layout does not have.
+        prost::encoding::string::encode(999, &"from the future".to_owned(), &mut bytes);
+        let ours = prost_types::Any { type_url: wire::OURS.into(), value: bytes };
+        let code = Code::Internal;
+        let inner = pb::Status { code: code as i32, message: "m".into(), details: vec![ours] };
+        let status = Status::with_details(code, "m", inner.encode_to_vec().into());
+        let read = Error::from_status(&status);
+        assert_eq!(read.id(), error.id());
+        assert_eq!(Status::from(read).details(), status.details());
+    }
+
+    #[test]
+    fn an_error_that_was_covered_keeps_its_id() {
+        let error = Bug::because("secret");
+        let read = Error::from_status(&error.to_untrusted_status());
+        assert_eq!((read.id(), read.user_message()), (error.id(), error.user_message()));
+        assert!(!format!("{:?}", read.as_proto()).contains("secret"));
+    }
+
+    #[test]
+    fn a_stranger_cannot_choose_id_machine_or_text() {
+        let mut forged = Bug::because("the password is 1234");
+        forged.0.record.machine = "the-bank".to_owned();
+        let error = Error::from_status(&forged.clone().into()).of_stranger("http://shady:1");
+        assert_ne!(error.id(), forged.id());
+        assert_eq!(error.machine(), crate::machine_name());
+        assert_eq!(error.what(), "http://shady:1 answered INTERNAL");
+        assert!(!format!("{:?}", error.as_proto()).contains("1234"));
+    }
+
+    #[test]
+    fn bad_base64_and_duplicates_are_removed_and_good_details_stay() {
+        let mut headers = HeaderMap::new();
+        headers.insert(DETAILS_KEY, "AAAA".parse().unwrap());
+        assert!(!remove_bad_details(&mut headers));
+        headers.append(DETAILS_KEY, "AAAA".parse().unwrap());
+        assert!(remove_bad_details(&mut headers));
+        headers.insert(DETAILS_KEY, "not base64!".parse().unwrap());
+        assert!(remove_bad_details(&mut headers));
+        assert!(!headers.contains_key(DETAILS_KEY));
+    }
+}
