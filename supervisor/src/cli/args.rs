@@ -300,6 +300,16 @@ pub enum ErrorCommand {
         /// Its ID, or the beginning of it
         id: String,
     },
+    /// Name the frames of an error that a stripped binary made, from the unstripped one
+    #[command(after_help = "Example:\n  \
+        wardkeep error symbolize 01a20a42 --exe target/release/my-service")]
+    Symbolize {
+        /// Its ID, or the beginning of it
+        id: String,
+        /// The unstripped file of the same build, or what `objcopy --only-keep-debug` made of it
+        #[arg(long, value_name = "FILE")]
+        exe: std::path::PathBuf,
+    },
 }
 
 /// `group ...`.
