@@ -1,14 +1,13 @@
 //! What one call fails with does no harm to the others on its connection.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::stream::BoxStream;
-use tokio::{
-    sync::{Barrier, oneshot},
-    task::JoinSet,
-    time::timeout,
-};
+use support::Hosted;
+use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 use tonic::{Code, Request, Response, Status, transport::Channel};
 use wardkeep_examples::{
     pb::{
@@ -72,14 +71,10 @@ async fn huge_errors_leave_two_hundred_calls_on_their_connection_untouched() {
         let gate = Arc::new(Barrier::new(SIBLINGS + 1));
         let service = Gated(Trouble::default(), gate.clone());
         let ward = Ward::service("trouble", move |_| TroubleServer::new(service.clone()));
-        let node = Node::builder("n").ward(ward).bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("http://{}", node.local_addr());
-        let (end, ended) = oneshot::channel::<()>();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { node.run_until(async { drop(ended.await) }).await.unwrap() });
+        let node = Hosted::start(Node::builder("n").ward(ward)).await;
 
         // One channel of tonic's is one connection: with tonic's own settings, as a stranger has them.
-        let channel = Channel::from_shared(uri).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(node.uri()).unwrap().connect().await.unwrap();
         let mut client = TroubleClient::new(channel);
         let mut siblings = JoinSet::new();
         for _ in 0..SIBLINGS {
@@ -92,8 +87,8 @@ async fn huge_errors_leave_two_hundred_calls_on_their_connection_untouched() {
         while let Some(sibling) = siblings.join_next().await {
             assert_eq!(sibling.unwrap().unwrap().into_inner().payload.len(), 10);
         }
-        drop(end);
-        tasks.join_next().await;
+        drop(client);
+        node.stop().await;
     })
     .await
     .expect("the test hangs");
