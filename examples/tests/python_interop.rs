@@ -55,6 +55,7 @@ async fn run(script: &str, log_filter: &str) {
     check.arg(path).arg(&node.address).kill_on_drop(true);
     let output = in_time(300, "the Python peer", check.output()).await.unwrap();
     assert!(output.status.success(), "{}", report(&output, &node.log()));
+    std::io::stdout().write_all(&output.stdout).unwrap();
     let ended = node.child.try_wait().unwrap();
     assert!(ended.is_none(), "the node ended under the checks: {ended:?}");
 }
