@@ -4,43 +4,19 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinSet, time::timeout};
-use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
 use wardkeep::daemon::Supervisor;
 use wardkeep_client::{Member, Policy, Replicated};
 use wardkeep_examples::{
     pb::{
-        TroubleReply, TroubleRequest,
-        trouble_client::TroubleClient,
-        trouble_request::Kind,
-        trouble_server::{Trouble as Service, TroubleServer},
+        TroubleRequest, trouble_client::TroubleClient, trouble_request::Kind, trouble_server::TroubleServer,
     },
-    trouble::{Counters, Trouble},
+    trouble::{Counters, Relay, Trouble},
 };
 use wardkeep_node::{Node, Ward};
 use wardkeep_proto::{
     Error,
     v1::{self, operator_client::OperatorClient},
 };
-
-/// Passes every call on to another node, as a service in the middle does.
-#[derive(Clone)]
-struct Relay(TroubleClient<Replicated>);
-
-type Replies = std::pin::Pin<Box<dyn Stream<Item = Result<TroubleReply, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl Service for Relay {
-    type MakeStreamStream = Replies;
-
-    async fn make(&self, request: Request<TroubleRequest>) -> Result<Response<TroubleReply>, Status> {
-        self.0.clone().make(request.into_inner()).await
-    }
-
-    async fn make_stream(&self, _: Request<TroubleRequest>) -> Result<Response<Replies>, Status> {
-        Err(Status::unimplemented("only single calls are relayed"))
-    }
-}
 
 struct Cluster {
     supervisor: String,
@@ -115,7 +91,7 @@ async fn the_id_a_caller_holds_leads_to_the_stack_over_all_machines() {
     timeout(Duration::from_secs(30), async {
         let mut cluster = Cluster::start().await;
         let at_c = cluster.node("c", trouble()).await;
-        let onward = Relay(client("c", &at_c));
+        let onward = Relay::to("c", &at_c).unwrap();
         let relay = Ward::service("relay", move |_| TroubleServer::new(onward.clone()));
         let at_b = cluster.node("b", relay).await;
 

@@ -2,33 +2,17 @@
 //! along with a node: calls, streams, health, reflection, errors, deadlines.
 //!
 //! It needs the packages of `interop/python/requirements.txt`, in the Python that `WARDKEEP_PYTHON`
-//! names or in `python3`. Without them the test says so and passes, unless `WARDKEEP_CI=1`.
+//! names or in `python3`. Without them the tests say so and pass, unless `WARDKEEP_CI=1`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::{
-    env,
-    ffi::OsString,
-    fs::File,
-    future::Future,
-    io::{Read as _, Seek as _, Write as _},
-    path::PathBuf,
-    process::{Output, Stdio},
-    time::Duration,
-};
+mod support;
 
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::{Child, Command},
-};
+use std::{env, ffi::OsString, io::Write as _, path::PathBuf, process::Output};
+
+use support::{Trouble, in_time};
+use tokio::process::Command;
 
 const IMPORTS: &str = "import grpc, grpc_health.v1, grpc_reflection.v1alpha, grpc_status, grpc_tools";
-
-async fn in_time<T>(seconds: u64, what: &str, work: impl Future<Output = T>) -> T {
-    let Ok(done) = tokio::time::timeout(Duration::from_secs(seconds), work).await else {
-        panic!("{what} took more than {seconds} s");
-    };
-    done
-}
 
 /// The Python to use, or why there is none.
 async fn python() -> Result<OsString, String> {
@@ -46,27 +30,13 @@ async fn python() -> Result<OsString, String> {
     }
 }
 
-/// A node on a port of the system's choice; it ends with the returned child.
-async fn trouble(log: File) -> (Child, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trouble"));
-    command.args(["--listen", "127.0.0.1:0"]).env_remove("WARDKEEP_SUPERVISOR");
-    let mut node = command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn().unwrap();
-    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
-    let line = in_time(30, "starting the node", lines.next_line()).await.unwrap();
-    let line = line.expect("the node ended before it listened");
-    let address = line.strip_prefix("listening on ").expect(&line).to_owned();
-    (node, address)
-}
-
-fn report(output: &Output, log: &mut File) -> String {
+fn report(output: &Output, log: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    let mut logged = String::new();
-    log.rewind().and_then(|()| log.read_to_string(&mut logged)).unwrap();
-    format!("{}\n{}\n\nThe node's log:\n{logged}", text(&output.stdout), text(&output.stderr))
+    format!("{}\n{}\n\nThe node's log:\n{log}", text(&output.stdout), text(&output.stderr))
 }
 
-#[tokio::test]
-async fn a_python_peer_calls_a_node_and_reads_its_errors() {
+/// Runs one of our scripts against a node of its own; the node must outlive it.
+async fn run(script: &str, log_filter: &str) {
     let python = match python().await {
         Ok(python) => python,
         Err(why) if env::var_os("WARDKEEP_CI").is_some_and(|value| value == "1") => {
@@ -74,17 +44,29 @@ async fn a_python_peer_calls_a_node_and_reads_its_errors() {
         }
         Err(why) => {
             // Past the capture of test output: nobody should take this for a run that passed.
-            writeln!(std::io::stderr(), "skipped: no Python peer: {why}").unwrap();
+            let line = format!("skipped: no Python peer: {why}\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
             return;
         }
     };
-    let mut log = tempfile::tempfile().unwrap();
-    let (mut node, address) = trouble(log.try_clone().unwrap()).await;
-    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../interop/python/check.py"].iter().collect();
+    let mut node = Trouble::start(&[], log_filter).await;
+    let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../interop/python", script].iter().collect();
     let mut check = Command::new(python);
-    check.arg(script).arg(&address).kill_on_drop(true);
-    let output = in_time(180, "the Python peer", check.output()).await.unwrap();
-    assert!(output.status.success(), "{}", report(&output, &mut log));
-    let ended = node.try_wait().unwrap();
+    check.arg(path).arg(&node.address).kill_on_drop(true);
+    let output = in_time(300, "the Python peer", check.output()).await.unwrap();
+    assert!(output.status.success(), "{}", report(&output, &node.log()));
+    std::io::stdout().write_all(&output.stdout).unwrap();
+    let ended = node.child.try_wait().unwrap();
     assert!(ended.is_none(), "the node ended under the checks: {ended:?}");
+}
+
+#[tokio::test]
+async fn a_python_peer_calls_a_node_and_reads_its_errors() {
+    run("check.py", "info").await;
+}
+
+#[tokio::test]
+async fn a_python_peer_reads_each_kind_of_error_500_times_out_of_500() {
+    // The texts of the huge ones would fill a gigabyte of log.
+    run("errors.py", "off").await;
 }

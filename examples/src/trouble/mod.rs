@@ -3,6 +3,7 @@
 //! Every handler is counted from its start to its end, so that a test can see whether a cancelled one really stopped.
 
 mod errors;
+mod relay;
 
 use std::{
     process,
@@ -16,6 +17,8 @@ use std::{
 
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use tonic::{Request, Response, Status};
+
+pub use relay::Relay;
 
 use crate::pb::{self, TroubleReply, TroubleRequest, trouble_request::Kind};
 
