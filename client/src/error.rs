@@ -126,10 +126,10 @@ impl CallError {
     #[track_caller]
     pub(crate) fn into_error(self) -> Error {
         let errors = || self.attempts().iter().filter_map(|a| a.error.as_ref());
-        errors().filter(|e| arose_here(e)).for_each(Error::log);
+        errors().filter(|e| arose_here(e)).for_each(Error::record);
         let related: Vec<String> = errors().map(|e| e.id().to_owned()).collect();
         let error = Error::new(self).related(related);
-        error.log();
+        error.record();
         error
     }
 }

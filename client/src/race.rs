@@ -50,6 +50,7 @@ pub(crate) fn context_of(request: &Request<Body>, default: Duration, now: Instan
         method: request.uri().path().into(),
         deadline,
         hops: outer.as_ref().map(|c| c.hops.clone()).unwrap_or_default(),
+        recorder: outer.as_ref().and_then(|c| c.recorder.clone()),
         traceparent: outer.and_then(|c| c.traceparent),
     }
 }
@@ -189,7 +190,7 @@ impl Field {
             Verdict::Good(reply) => reply,
             Verdict::Refused(error, reply) => {
                 if arose_here(&error) {
-                    error.log();
+                    error.record();
                 }
                 reply
             }

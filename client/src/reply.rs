@@ -134,7 +134,7 @@ impl Passing {
         let Some(ended) = self.end() else { return };
         let told = sync_scope(self.context.clone(), || attempt::failure(trailers, ended.link()));
         if let Some(error) = told.filter(arose_here) {
-            error.log();
+            error.record();
         }
     }
 

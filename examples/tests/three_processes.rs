@@ -68,9 +68,13 @@ impl Chain {
         let id = told.metadata().get(ERROR_ID_KEY).unwrap().to_str().unwrap().to_owned();
         assert_eq!(Error::from_status(told).id(), id);
         assert_eq!(Error::from_status(told).user_message(), told.message());
+        self.find(&id).await
+    }
+
+    async fn find(&mut self, id: &str) -> v1::Error {
         loop {
             // Nodes tell of their errors within a sweep or two; asking is the event to wait for.
-            match self.operator.get_error(v1::GetErrorRequest { id: id.clone() }).await {
+            match self.operator.get_error(v1::GetErrorRequest { id: id.to_owned() }).await {
                 Ok(found) => return found.into_inner(),
                 Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
             }
@@ -119,7 +123,10 @@ async fn an_error_three_processes_away_is_looked_up_by_the_one_id_its_caller_hol
             assert_eq!((record.node.as_str(), record.ward.as_str()), ("c", "trouble"), "{kind:?}");
             assert_eq!((record.code, record.malformed), (code as i32, malformed), "{kind:?}");
             assert_eq!(record.group_hash, Error::from_status(&told).group_hash(), "{kind:?}");
-            assert!(record.hops.last().unwrap().sites.iter().any(|site| site.line > 0), "{record:#?}");
+            assert!(
+                record.hops.last().unwrap().sites.iter().any(|site| !site.file.is_empty()),
+                "{record:#?}"
+            );
         }
         chain.stop().await;
     })
@@ -150,6 +157,9 @@ async fn a_process_killed_in_the_middle_of_a_call_is_named_by_the_error_its_call
         assert_eq!(record.what, error.what());
         assert_eq!(way(&record), ["", "a"], "{record:#?}");
         assert_eq!((record.node.as_str(), record.ward.as_str()), ("a", "relay"));
+        // The failed attempt itself can be looked up as well.
+        let attempt = chain.find(&record.related_ids[0]).await;
+        assert_eq!((attempt.kind.as_str(), attempt.node.as_str()), ("CONNECTION_LOST", "a"));
         chain.stop().await;
     })
     .await

@@ -13,7 +13,7 @@ use tokio_util::{
 };
 use wardkeep_proto::{
     Error,
-    context::{self, RequestContext},
+    context::{self, Recorder, RequestContext},
     v1,
 };
 
@@ -42,6 +42,8 @@ pub(crate) struct Incarnation {
     pub(crate) runtime: Handle,
     /// Where its errors are written down.
     pub(crate) ledger: Ledger,
+    /// The same, for what its calls run into.
+    pub(crate) recorder: Recorder,
     failure: OnceLock<Failure>,
     failed: Notify,
     pub(crate) status: tokio::sync::watch::Sender<String>,
@@ -65,6 +67,7 @@ impl Incarnation {
         ledger: Ledger,
     ) -> Arc<Self> {
         Arc::new(Self {
+            recorder: ledger.recorder(node.clone(), ward.clone(), number),
             node,
             ward,
             number,

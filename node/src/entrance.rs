@@ -119,6 +119,7 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
     let incarnation = live.incarnation.clone();
     let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), now);
     context.enter(&incarnation.node, &incarnation.ward, incarnation.number);
+    context.recorder = Some(incarnation.recorder.clone());
     let span = tracing::info_span!("ward.call", otel.name = %context.method, otel.kind = "server",
         rpc.system = "grpc", ward = %incarnation.ward, incarnation = incarnation.number,
         request = %context.request_id, attempt = context.attempt);

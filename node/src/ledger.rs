@@ -8,7 +8,7 @@ use std::{
 };
 
 use prost::Message as _;
-use wardkeep_proto::{Error, v1};
+use wardkeep_proto::{Error, context::Recorder, v1};
 
 use crate::text::cut;
 
@@ -18,6 +18,8 @@ const MOST_WAITING: usize = 1_024;
 const MOST_OF_A_GROUP: u32 = 20;
 /// Groups that may wait; errors of further ones are dropped, and counted.
 const MOST_GROUPS: usize = 256;
+/// Errors that are recognised when they come again.
+const MOST_RECENT: usize = 64;
 /// Longest text of a record: what is longer is in the node's own log.
 const LONGEST_TEXT: usize = 16 * 1024;
 /// A message to the supervisor holds no more than this.
@@ -28,12 +30,14 @@ const MOST_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger(Arc<Mutex<Waiting>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Waiting {
     most_groups: usize,
     records: VecDeque<v1::Error>,
     groups: HashMap<String, Tally>,
     dropped: u64,
+    /// IDs of the latest errors: one that passes two places counts once.
+    recent: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]
@@ -55,14 +59,19 @@ impl Ledger {
     }
 
     fn with_groups(most_groups: usize) -> Self {
-        let (records, groups) = Default::default();
-        Self(Arc::new(Mutex::new(Waiting { most_groups, records, groups, dropped: 0 })))
+        Self(Arc::new(Mutex::new(Waiting { most_groups, ..Default::default() })))
     }
 
     /// Logs the error and keeps its record.
     pub(crate) fn write(&self, error: &Error) {
         error.log();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(error.as_proto());
+    }
+
+    /// For a call of this ward: what goes wrong on its way, in the client above all, is written down here.
+    pub(crate) fn recorder(&self, node: Arc<str>, ward: Arc<str>, incarnation: u64) -> Recorder {
+        let ledger = self.clone();
+        Recorder::new(move |error| ledger.write(&error.clone().at(&node, &ward, incarnation)))
     }
 
     /// The next message to the supervisor; `None` when there is nothing to tell.
@@ -73,6 +82,13 @@ impl Ledger {
 
 impl Waiting {
     fn add(&mut self, record: &v1::Error) {
+        if self.recent.contains(&record.id) {
+            return;
+        }
+        if self.recent.len() == MOST_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(record.id.clone());
         if !self.groups.contains_key(&record.group_hash) {
             if self.groups.len() >= self.most_groups {
                 self.dropped += 1;
@@ -133,11 +149,21 @@ mod tests {
     use super::*;
 
     fn record(group: impl ToString, what: &str) -> v1::Error {
-        v1::Error { group_hash: group.to_string(), what: what.to_owned(), ..Default::default() }
+        let id = uuid::Uuid::now_v7().to_string();
+        v1::Error { id, group_hash: group.to_string(), what: what.to_owned(), ..Default::default() }
     }
 
     fn waiting() -> Waiting {
-        Waiting { most_groups: MOST_GROUPS, records: VecDeque::new(), groups: HashMap::new(), dropped: 0 }
+        Waiting { most_groups: MOST_GROUPS, ..Default::default() }
+    }
+
+    #[test]
+    fn an_error_that_passes_two_places_counts_once() {
+        let (mut waiting, record) = (waiting(), record("g", "x"));
+        waiting.add(&record);
+        waiting.add(&record);
+        let message = waiting.take().unwrap();
+        assert_eq!((message.records.len(), message.tallies.len()), (1, 0));
     }
 
     #[test]

@@ -47,6 +47,29 @@ pub struct RequestContext {
     pub traceparent: Option<Arc<str>>,
     /// The way it has come, outermost first; within a ward, the ward's own hop is the last.
     pub hops: Arc<[v1::Hop]>,
+    /// Where errors that arise on its way are written down; nowhere but in the log if `None`.
+    pub recorder: Option<Recorder>,
+}
+
+/// Takes down errors for whoever wants to look them up: a node gives its own to the calls it serves.
+#[derive(Clone)]
+pub struct Recorder(Arc<dyn Fn(&crate::Error) + Send + Sync>);
+
+impl Recorder {
+    /// Calls this with each error.
+    pub fn new(write: impl Fn(&crate::Error) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(write))
+    }
+
+    pub(crate) fn write(&self, error: &crate::Error) {
+        (self.0)(error);
+    }
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recorder")
+    }
 }
 
 /// Longest way that is remembered: of a longer one, the beginning and the end.
@@ -66,6 +89,7 @@ impl RequestContext {
             deadline: now + text(&GRPC_TIMEOUT).and_then(parse_timeout).unwrap_or(DEFAULT_DEADLINE),
             traceparent: text(&TRACEPARENT).filter(|t| is_traceparent(t)).map(Into::into),
             hops: read_hops(headers).into(),
+            recorder: None,
         }
     }
 

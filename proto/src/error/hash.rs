@@ -48,8 +48,10 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         text
     })
 }
-/// A source path without what differs between machines and releases: it begins at the crate's
-/// folder, without the crate's version.
+
+/// A source path without what differs between machines, releases and ways to fetch a crate: it begins at
+/// the crate's folder, without the crate's version. Of a package at the root of its workspace the compiler
+/// tells no folder: its paths begin at `src`.
 ///
 /// ```
 /// use wardkeep_proto::error::logical_site;
@@ -57,16 +59,35 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// assert_eq!(logical_site("node/src/host.rs"), "node/src/host.rs");
 /// ```
 pub fn logical_site(file: &str) -> String {
-    let parts: Vec<&str> = file.split(['/', '\\']).filter(|p| !p.is_empty()).collect();
-    let root = parts.iter().rposition(|p| matches!(*p, "src" | "tests" | "examples" | "benches"));
-    let Some(krate) = root.and_then(|i| i.checked_sub(1)) else {
+    let mut parts: Vec<&str> = file.split(['/', '\\']).filter(|p| !p.is_empty()).collect();
+    // A crate at the root of a git repository is named by the repository, not by its revision.
+    if let Some(at) = parts.iter().rposition(|p| *p == "checkouts").filter(|at| parts.len() > at + 3) {
+        let repository = parts[at + 1].rsplit_once('-').map_or(parts[at + 1], |(name, _)| name);
+        parts.drain(..at + 2);
+        parts[0] = repository;
+    }
+    let before =
+        |roots: &[&str]| parts.iter().rposition(|p| roots.contains(p)).and_then(|i| i.checked_sub(1));
+    let Some(krate) = before(&["src"]).or_else(|| before(&["tests", "examples", "benches"])) else {
         return parts.join("/");
     };
-    let name = match parts[krate].rsplit_once('-') {
-        Some((name, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => name,
-        _ => parts[krate],
+    let name = match without_version(parts[krate]) {
+        // Our own folders are not called as our published crates are.
+        "wardkeep" => "supervisor",
+        name => name.strip_prefix("wardkeep-").unwrap_or(name),
     };
     format!("{name}/{}", parts[krate + 1..].join("/"))
+}
+
+/// `h2-0.4.20-rc.1` -> `h2`.
+fn without_version(name: &str) -> &str {
+    let is_version = |text: &str| {
+        let mut numbers = text.splitn(3, '.');
+        let number = |part: Option<&str>| part.is_some_and(|p| p.starts_with(|c: char| c.is_ascii_digit()));
+        number(numbers.next()) && number(numbers.next()) && number(numbers.next())
+    };
+    let cut = name.match_indices('-').find(|(at, _)| is_version(&name[at + 1..]));
+    cut.map_or(name, |(at, _)| &name[..at])
 }
 
 #[cfg(test)]
@@ -90,6 +111,26 @@ mod tests {
         assert_eq!(here, there);
         assert!(here.starts_with("g1-"));
         assert_eq!(here.len(), 19);
+    }
+
+    #[test]
+    fn a_crate_has_one_name_however_it_was_fetched() {
+        for (file, site) in [
+            ("/c/registry/src/x/h2-0.4.20-rc.1/src/a.rs", "h2/src/a.rs"),
+            ("/c/registry/src/x/foo-2d-1.0.0+b-1/src/a.rs", "foo-2d/src/a.rs"),
+            ("/c/registry/src/x/wardkeep-node-0.1.0/src/host.rs", "node/src/host.rs"),
+            ("/c/registry/src/x/wardkeep-0.1.0/src/serve.rs", "supervisor/src/serve.rs"),
+            ("/c/git/checkouts/shelf-0123456789abcdef/1a2b3c4/src/lib.rs", "shelf/src/lib.rs"),
+            ("/c/git/checkouts/ward-keep-0123456789abcdef/1a2b3c4/src/lib.rs", "ward-keep/src/lib.rs"),
+            ("/c/git/checkouts/many-0123456789abcdef/1a2b3c4/one/src/lib.rs", "one/src/lib.rs"),
+            ("node/src/tests/mod.rs", "node/src/tests/mod.rs"),
+            ("/src/app/tests/it.rs", "app/tests/it.rs"),
+            ("C:\\work\\node\\src\\host.rs", "node/src/host.rs"),
+            ("src/main.rs", "src/main.rs"),
+            ("", ""),
+        ] {
+            assert_eq!(logical_site(file), site, "{file}");
+        }
     }
 
     #[test]

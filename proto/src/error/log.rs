@@ -49,6 +49,15 @@ impl Error {
         if e.malformed { record!(error) } else { record!(warn) }
     }
 
+    /// Logs the error, and has it written down by the node whose call is being served, if one is: so that
+    /// its ID can be looked up. For errors that do not themselves leave through that node.
+    pub fn record(&self) {
+        self.log();
+        if let Some(recorder) = crate::context::current().and_then(|context| context.recorder) {
+            recorder.write(self);
+        }
+    }
+
     /// One line for an error that was made elsewhere and passes through: its record is there. Of a flood,
     /// as few as [`Error::log`] writes.
     pub fn log_passing(&self) {
