@@ -66,6 +66,13 @@ pub fn logical_site(file: &str) -> String {
         parts.drain(..at + 2);
         parts[0] = repository;
     }
+    // Generated code lies in a folder of its crate's build: `build/CRATE-HASH/out/file.rs`.
+    if let Some(at) =
+        parts.iter().rposition(|p| *p == "out").filter(|at| *at >= 2 && parts[at - 2] == "build")
+    {
+        let krate = parts[at - 1].rsplit_once('-').map_or(parts[at - 1], |(name, _)| name);
+        return format!("{krate}/{}", parts[at..].join("/"));
+    }
     let before =
         |roots: &[&str]| parts.iter().rposition(|p| roots.contains(p)).and_then(|i| i.checked_sub(1));
     let Some(krate) = before(&["src"]).or_else(|| before(&["tests", "examples", "benches"])) else {
@@ -82,9 +89,10 @@ pub fn logical_site(file: &str) -> String {
 /// `h2-0.4.20-rc.1` -> `h2`.
 fn without_version(name: &str) -> &str {
     let is_version = |text: &str| {
-        let mut numbers = text.splitn(3, '.');
-        let number = |part: Option<&str>| part.is_some_and(|p| p.starts_with(|c: char| c.is_ascii_digit()));
-        number(numbers.next()) && number(numbers.next()) && number(numbers.next())
+        let mut parts = text.splitn(3, '.');
+        let mut number =
+            || parts.next().is_some_and(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()));
+        number() && number() && parts.next().is_some_and(|p| p.starts_with(|c: char| c.is_ascii_digit()))
     };
     let cut = name.match_indices('-').find(|(at, _)| is_version(&name[at + 1..]));
     cut.map_or(name, |(at, _)| &name[..at])
@@ -126,6 +134,7 @@ mod tests {
             ("node/src/tests/mod.rs", "node/src/tests/mod.rs"),
             ("/src/app/tests/it.rs", "app/tests/it.rs"),
             ("C:\\work\\node\\src\\host.rs", "node/src/host.rs"),
+            ("/w/target/debug/build/my-shelf-83edf8bd74bd64f2/out/shelf.v1.rs", "my-shelf/out/shelf.v1.rs"),
             ("src/main.rs", "src/main.rs"),
             ("", ""),
         ] {

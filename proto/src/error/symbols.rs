@@ -44,8 +44,8 @@ impl Symbols {
         &self.build_id
     }
 
-    /// The functions at this address, those that were inlined there first, each with its place; `None`
-    /// if the file does not say.
+    /// The function at this address with the place within it, before it (`<`) those that were inlined there;
+    /// `None` if the file does not say. Type arguments are left out: they say little and take much room.
     pub fn name(&mut self, address: u64) -> Option<String> {
         if let Some(known) = self.names.get(&address) {
             return known.clone();
@@ -59,32 +59,60 @@ impl Symbols {
     }
 
     fn look_up(&self, address: u64) -> Option<String> {
-        let mut names = Vec::new();
-        let mut frames = self.loader.find_frames(address).ok()?;
-        while let Ok(Some(frame)) = frames.next() {
-            let Some(function) = frame.function.and_then(|f| Some(f.demangle().ok()?.into_owned())) else {
-                continue;
-            };
-            let place = frame.location.and_then(|at| Some((logical_site(at.file?), at.line.unwrap_or(0))));
-            names.push(match place {
-                Some((file, line)) => format!("{} ({file}:{line})", without_hash(&function)),
-                None => without_hash(&function).to_owned(),
-            });
+        // The symbol has the whole path of its function, which line tables do not.
+        let symbol = self.loader.find_symbol(address);
+        let symbol = symbol.map(|name| readable(&demangle_auto(name.into(), None)));
+        let mut functions = Vec::new();
+        if let Ok(mut frames) = self.loader.find_frames(address) {
+            while let Ok(Some(frame)) = frames.next() {
+                let name = frame.function.and_then(|f| Some(readable(&f.demangle().ok()?)));
+                let place =
+                    frame.location.and_then(|at| Some((logical_site(at.file?), at.line.unwrap_or(0))));
+                functions.push((name, place));
+            }
         }
-        if names.is_empty() {
-            let symbol = self.loader.find_symbol(address)?;
-            names.push(without_hash(&demangle_auto(symbol.into(), None)).to_owned());
+        match functions.last_mut() {
+            Some((name, _)) => *name = symbol.or(name.take()),
+            None => functions.push((symbol, None)),
         }
-        Some(names.join(" < "))
+        let told = functions.into_iter().filter_map(|(name, place)| {
+            Some(match (name, place) {
+                (None, None) => return None,
+                (Some(name), None) => name,
+                (name, Some((file, line))) => format!("{} ({file}:{line})", name.as_deref().unwrap_or("?")),
+            })
+        });
+        let told: Vec<_> = told.collect();
+        (!told.is_empty()).then(|| told.join(" < "))
     }
 }
 
-/// `core::ptr::read::h0123456789abcdef` without the hash, which says nothing to a person.
-fn without_hash(name: &str) -> &str {
-    match name.rsplit_once("::h") {
+/// `core::ptr::read<alloc::string::String>::h0123456789abcdef` -> `core::ptr::read`.
+fn readable(name: &str) -> String {
+    let name = match name.rsplit_once("::h") {
         Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path,
         _ => name,
+    };
+    let mut short = String::with_capacity(name.len());
+    let (mut depth, mut before) = (0, ' ');
+    for c in name.chars() {
+        match c {
+            '>' if before == '-' => {}
+            // `<Type as Trait>` names something; `name<Type>` and `name::<Type>` only instantiate it.
+            '<' if depth > 0 || before.is_alphanumeric() || matches!(before, '_' | ':' | '}') => depth += 1,
+            '>' if depth > 0 => {
+                depth -= 1;
+                before = c;
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            short.push(c);
+        }
+        before = c;
     }
+    short.replace("::::", "::")
 }
 
 /// The build ID of a file: its GNU build ID, or the one made from its code.
@@ -115,6 +143,20 @@ mod tests {
         let ours = names.iter().find(|name| name.contains("the_stack_of_an_error_can_be_named"));
         assert!(ours.is_some_and(|name| name.contains("proto/src/error/symbols.rs:")), "{names:#?}");
         assert!(!names.iter().any(|name| name.contains("::h0")));
+    }
+
+    #[test]
+    fn names_are_readable() {
+        for (long, short) in [
+            ("core::ptr::read::h0123456789abcdef", "core::ptr::read"),
+            ("poll<alloc::boxed::Box<dyn Fn(u8) -> u8>>", "poll"),
+            ("<a::B<C> as d::E<()>>::f::{{closure}}", "<a::B as d::E>::f::{{closure}}"),
+            ("tokio::Local<T>::scope_inner", "tokio::Local::scope_inner"),
+            ("a::b::<u8>::c", "a::b::c"),
+            ("", ""),
+        ] {
+            assert_eq!(readable(long), short, "{long}");
+        }
     }
 
     #[test]

@@ -81,27 +81,37 @@ fn frames(origin: &Hop, id: &str, out: &Out) -> Result<(), Failure> {
 
 /// Whether a frame tells of nothing but what runs everybody's code.
 fn is_machinery(name: &str) -> bool {
-    const CRATES: [&str; 16] = [
+    const CRATES: [&str; 22] = [
         "core",
         "std",
         "alloc",
         "tokio",
-        "tokio-util",
-        "tokio-stream",
+        "tokio_util",
+        "tokio_stream",
         "hyper",
-        "hyper-util",
+        "hyper_util",
         "h2",
         "tower",
         "tonic",
-        "futures-util",
-        "futures-core",
-        "http-body-util",
+        "tonic_prost",
+        "futures_util",
+        "futures_core",
+        "http_body_util",
         "tracing",
         "backtrace",
+        "wardkeep_proto",
+        "wardkeep_client",
+        "wardkeep_node",
+        "__rustc",
+        "?",
     ];
-    // The place is in brackets behind each function; of inlined ones there are several.
-    let mut places = name.split(" < ").map(|one| one.rsplit_once(" (").map_or("", |(_, place)| place));
-    name.is_empty() || places.all(|place| CRATES.contains(&place.split('/').next().unwrap_or_default()))
+    // The function itself; what was inlined into it stands before it.
+    let function = name.rsplit(" < ").next().unwrap_or_default();
+    let path = function.trim_start_matches(['<', '&', '*']).trim_start_matches("dyn ");
+    match path.split_once("::") {
+        Some((krate, _)) => CRATES.contains(&krate),
+        None => path.is_empty() || path.starts_with("__") || path.starts_with('?') || !name.contains('('),
+    }
 }
 
 pub(super) fn short_build(build_id: &str) -> &str {
@@ -129,7 +139,8 @@ fn stack(hops: &[HopView]) -> Table {
         };
         let entered = hop.entered_at.as_deref().and_then(|at| at.get(11..23)).unwrap_or("-");
         let mut what: Vec<&str> = vec![&hop.method];
-        what.extend(hop.sites.iter().map(String::as_str));
+        // Of what was not made here, the method called stands for the place.
+        what.extend(hop.sites.iter().map(String::as_str).filter(|site| *site != hop.method));
         what.retain(|text| !text.is_empty());
         let what = if what.is_empty() { "-".to_owned() } else { what.join(" at ") };
         table.row([n.to_string().into(), (&hop.machine).into(), ward.into(), entered.into(), what.into()]);
@@ -144,8 +155,11 @@ mod tests {
     #[test]
     fn frames_of_libraries_are_told_from_ours() {
         assert!(is_machinery("tokio::runtime::task::raw::poll (tokio/src/runtime/task/raw.rs:12)"));
-        assert!(is_machinery("a (core/src/ops.rs:1) < b (std/src/panic.rs:2)"));
-        assert!(!is_machinery("a (core/src/ops.rs:1) < search::find (search/src/lib.rs:2)"));
-        assert!(!is_machinery("search::find"));
+        assert!(is_machinery("<core::panic::AssertUnwindSafe as core::ops::FnOnce>::call_once"));
+        assert!(is_machinery("__rust_try"));
+        assert!(is_machinery(""));
+        assert!(!is_machinery("unwrap (core/src/option.rs:1) < search::find (search/src/lib.rs:2)"));
+        assert!(!is_machinery("<search::Index as std::ops::Drop>::drop"));
+        assert!(!is_machinery("main (src/main.rs:3)"));
     }
 }
