@@ -202,10 +202,23 @@ impl WardContext {
         self.incarnation.heart.pulse();
     }
 
-    /// Begins a unit of work of a task ward; it ends when the guard is dropped. The oldest one is
+    /// Begins a unit of work of a task ward, which is to end with [`WorkUnit::done`]. The oldest one is
     /// what the stall timeout is held against. Calls of service wards are counted by themselves.
-    pub fn work(&self) -> WorkGuard {
-        self.incarnation.heart.work()
+    ///
+    /// ```
+    /// # use wardkeep_node::WardContext;
+    /// # async fn fetch() -> Result<(), wardkeep_proto::Error> { Ok(()) }
+    /// async fn poll(context: WardContext) -> Result<(), wardkeep_proto::Error> {
+    ///     while !context.is_cancelled() {
+    ///         let unit = context.work();
+    ///         fetch().await?;
+    ///         unit.done();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn work(&self) -> WorkUnit {
+        WorkUnit { _work: self.incarnation.heart.work(), context: self.clone(), done: false }
     }
 
     /// A line about itself, shown to operators.
@@ -225,7 +238,7 @@ impl WardContext {
         F: FnOnce(&Self) -> T + Send + 'static,
     {
         let context = self.clone();
-        let claim = Claim { _work: self.work(), _token: self.incarnation.work.token() };
+        let claim = Claim { _work: self.incarnation.heart.work(), _token: self.incarnation.work.token() };
         let span = tracing::Span::current();
         let run = self.incarnation.runtime.spawn_blocking(move || {
             let _claim = claim;
@@ -242,6 +255,33 @@ impl WardContext {
                 // Only a runtime that shuts down refuses blocking work.
                 Err(_) => Err(NodeError::Cancelled.into()),
             }
+        }
+    }
+}
+
+/// One unit of work in progress. Dropping it without [`WorkUnit::done`] is a failure (`WORK_DROPPED`):
+/// it is written down and counted with its like, as work that was lost. Not so if the ward
+/// was told to stop, nor in a panic, which is told by itself.
+#[derive(Debug)]
+#[must_use = "dropping a unit of work that is not done is a failure"]
+pub struct WorkUnit {
+    _work: WorkGuard,
+    context: WardContext,
+    done: bool,
+}
+
+impl WorkUnit {
+    /// The work was done.
+    pub fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for WorkUnit {
+    fn drop(&mut self) {
+        if !self.done && !self.context.is_cancelled() && !std::thread::panicking() {
+            let ward = self.context.ward().to_owned();
+            self.context.report(NodeError::WorkDropped { ward }.into());
         }
     }
 }

@@ -39,6 +39,12 @@ pub enum NodeError {
     /// The work was cancelled: the caller has gone, or its ward is stopping.
     #[error("the work was cancelled")]
     Cancelled,
+    /// A unit of work was begun, and given up without being done.
+    #[error("a unit of work of ward {ward} was dropped without being done")]
+    WorkDropped {
+        /// The ward.
+        ward: String,
+    },
     /// A program ended by itself.
     #[error("{program} ended with {status}")]
     ProgramEnded {
@@ -121,6 +127,7 @@ impl Kind for NodeError {
             Self::Stopped(_) => "WARD_STOPPED",
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
             Self::Cancelled => "CANCELLED",
+            Self::WorkDropped { .. } => "WORK_DROPPED",
             Self::ProgramEnded { .. } => "PROGRAM_ENDED",
             Self::CannotStart { .. } => "CANNOT_START",
             Self::CannotListen { .. } => "CANNOT_LISTEN",
@@ -139,6 +146,7 @@ impl Kind for NodeError {
             Self::WardNotRunning { .. } | Self::Draining(_) | Self::Stopped(_) => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Cancelled => Code::Cancelled,
+            Self::WorkDropped { .. } => Code::Aborted,
             Self::NotLoopback { .. } | Self::Misconfigured(_) => Code::InvalidArgument,
             Self::OldEpoch { .. } | Self::NoMandate | Self::OtherIncarnation { .. } => {
                 Code::FailedPrecondition
@@ -158,6 +166,7 @@ impl Kind for NodeError {
             }
             Self::DeadlineExceeded { .. } => "It took too long. Please try again.",
             Self::Cancelled => "The request was cancelled.",
+            Self::WorkDropped { .. } => "Some work was given up. Please try again.",
             _ => "The service could not be set up. Please tell its operators.",
         }
         .to_owned()

@@ -71,12 +71,21 @@ impl Heart {
     pub(crate) fn in_progress(&self) -> u64 {
         self.begun.load(Relaxed).saturating_sub(self.ended.load(Relaxed))
     }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            pulses: self.pulses.load(Relaxed),
+            begun: self.begun.load(Relaxed),
+            ended: self.ended.load(Relaxed),
+        }
+    }
 }
 
 /// One unit of work in progress: it ends when this is dropped.
 #[derive(Debug)]
 #[must_use = "the unit of work ends when this is dropped"]
-pub struct WorkGuard {
+pub(crate) struct WorkGuard {
     heart: Arc<Heart>,
     /// The slice it counts in, or [`PAUSED`].
     slice: AtomicUsize,

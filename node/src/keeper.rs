@@ -60,6 +60,9 @@ const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) enum Order {
     /// Take no new calls, or take them again.
     Drain(bool),
+    /// What an operator would ask of the node's own steward.
+    #[cfg(any(test, feature = "testing"))]
+    Ask(Event),
     /// End: drain, stop all wards in reverse order, say goodbye.
     Shutdown(oneshot::Sender<()>),
 }
@@ -183,6 +186,12 @@ impl Keeper {
             let next = tokio::select! {
                 order = self.setup.orders.recv() => match order {
                     Some(Order::Drain(on)) => { self.drain(on).await; Next::Go }
+                    #[cfg(any(test, feature = "testing"))]
+                    Some(Order::Ask(event)) => {
+                        let actions = self.setup.mandate.step(self.now(), event);
+                        self.queue.extend(actions);
+                        Next::Go
+                    }
                     Some(Order::Shutdown(done)) => Next::Shutdown(done),
                     None => Next::Shutdown(oneshot::channel().0),
                 },

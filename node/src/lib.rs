@@ -30,6 +30,8 @@ pub mod server;
 mod session;
 pub mod story;
 pub mod telemetry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod text;
 mod ward;
 mod wellform;
@@ -37,9 +39,8 @@ pub mod wire;
 
 pub use audience::Audience;
 pub use built_in::Services;
-pub use context::WardContext;
+pub use context::{WardContext, WorkUnit};
 pub use error::NodeError;
-pub use heart::WorkGuard;
 pub use keeper::NodeSnapshot;
 pub use node::{Node, NodeBuilder, NodeHandle, open, shutdown_signal};
 pub use ward::{OnPanic, Program, Ward};

@@ -299,7 +299,7 @@ pub struct Node {
 /// To see and steer a running node from the same process.
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
-    orders: mpsc::Sender<Order>,
+    pub(crate) orders: mpsc::Sender<Order>,
     snapshot: watch::Receiver<Arc<NodeSnapshot>>,
     address: SocketAddr,
 }
@@ -321,7 +321,20 @@ impl NodeHandle {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
+/// A node without its shell, for tests: who calls runs it where and how they like.
+pub(crate) struct Bare {
+    pub(crate) setup: Setup,
+    pub(crate) entrance: Entrance,
+    pub(crate) handle: NodeHandle,
+}
+
 impl Node {
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn into_bare(self) -> Bare {
+        Bare { setup: self.setup, entrance: self.entrance, handle: self.handle }
+    }
+
     /// Begins the description of a node of this name.
     pub fn builder(name: impl Into<String>) -> NodeBuilder {
         NodeBuilder {
