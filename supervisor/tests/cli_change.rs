@@ -48,6 +48,31 @@ async fn several_nodes_are_restarted_one_by_one_and_the_first_failure_stops_it()
 }
 
 #[tokio::test]
+async fn nodes_are_restarted_batch_by_batch_with_a_pause_between() {
+    let cluster = Cluster::well().await;
+    let args = ["node", "restart", "--all", "-y", "--batch", "2", "--pause", "1ms", "-o", "json"];
+    let document = cluster.run(&args).await.ends_with(0).json();
+    assert_eq!(cluster.asked().len(), document["outcomes"].as_array().unwrap().len());
+    let ran = cluster.run(&["node", "restart", "--all", "-y", "--batch", "2", "--pause", "1ms"]).await;
+    let told: Vec<_> = ran.ends_with(0).stderr.lines().collect();
+    assert!(told[0].ends_with("(1 of 3) ...") && told[1].ends_with("(2 of 3) ..."), "{told:?}");
+    assert_eq!((told[2], told.len()), ("pausing for 1ms ...", 4));
+}
+
+#[tokio::test]
+async fn a_batch_in_which_a_node_fails_is_the_last() {
+    let cluster =
+        Cluster::start(Script { fleet: fleet(), broken_node: Some("sqlite"), ..Default::default() }).await;
+    let ran = cluster.run(&["node", "restart", "sqlite", "scan", "trigram", "-y", "--batch", "2"]).await;
+    ran.ends_with(6);
+    assert!(ran.stderr.contains("not tried: trigram"), "{ran:?}");
+    assert_eq!(cluster.asked().len(), 2);
+    for wrong in [&["node", "restart", "-y"][..], &["node", "restart", "scan", "--all", "-y"]] {
+        cluster.run(wrong).await.ends_with(2);
+    }
+}
+
+#[tokio::test]
 async fn without_a_terminal_and_without_y_nothing_is_changed() {
     let cluster = Cluster::well().await;
     for args in

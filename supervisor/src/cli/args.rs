@@ -225,13 +225,23 @@ pub enum NodeCommand {
         /// Its name, or a prefix only it has
         node: String,
     },
-    /// Drain nodes and re-execute them in place (same PID), one after the other
+    /// Drain nodes and re-execute them in place (same PID), one after the other or batch by batch
     #[command(after_help = "Stops at the first failure.\n\nExamples:\n  wardkeep node restart trigram\n  \
-        wardkeep node restart scan trigram sqlite -y --reason 'new build'")]
+        wardkeep node restart scan trigram sqlite -y --reason 'new build'\n  \
+        wardkeep node restart --all --batch 2 --pause 30s")]
     Restart {
         /// Their names, or prefixes only they have
-        #[arg(required = true)]
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
         nodes: Vec<String>,
+        /// All nodes that attend
+        #[arg(long)]
+        all: bool,
+        /// So many at a time
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+        batch: u16,
+        /// How long to wait between one batch and the next
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        pause: Option<Duration>,
         /// What every change has.
         #[command(flatten)]
         change: Change,

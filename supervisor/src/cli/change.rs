@@ -1,10 +1,14 @@
-//! Changes, one target after the other: each is shown as it is done, the first failure stops the
-//! rest, and what was not tried is named.
+//! Changes, batch by batch: each is shown as it is done, the first failure stops the rest, and what was
+//! not tried is named.
 
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
+    args::Format,
     connect::Session,
     exit::{Exit, Failure},
     view::Document,
@@ -39,80 +43,136 @@ struct Outcomes<V> {
     outcomes: Vec<Outcome<V>>,
 }
 
-/// Makes a change on each target in turn. `doing` names it in the progress ("restarting").
+/// How fast a change goes from target to target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// So many at a time.
+    pub(crate) batch: usize,
+    /// Between one batch and the next.
+    pub(crate) pause: Duration,
+}
+
+impl Pace {
+    /// One after the other.
+    pub(crate) const ONE_BY_ONE: Self = Self { batch: 1, pause: Duration::ZERO };
+}
+
+/// What is done to all targets.
+pub(crate) struct Deed<'a> {
+    pub(crate) action: &'a str,
+    /// Names it in the progress ("restarting").
+    pub(crate) doing: &'a str,
+    pub(crate) detach: bool,
+    pub(crate) pace: Pace,
+}
+
+/// Makes a change on the targets, batch by batch. A batch in which one fails is the last.
 ///
 /// # Errors
-/// The first failure; 6 if something was done before it.
+/// The first failure; 6 if something was done.
 pub(crate) async fn each<V: Serialize>(
     session: &Session,
-    action: &str,
-    doing: &str,
-    detach: bool,
+    deed: Deed<'_>,
     targets: &[String],
-    mut make: impl AsyncFnMut(usize) -> Result<Made<V>, Failure>,
+    make: impl AsyncFn(usize) -> Result<Made<V>, Failure>,
 ) -> Result<Exit, Failure> {
-    let out = &session.out;
     let mut outcomes: Vec<Outcome<V>> = Vec::with_capacity(targets.len());
     let mut failure = None;
-    for (i, target) in targets.iter().enumerate() {
+    let batch = deed.pace.batch.max(1);
+    for first in (0..targets.len()).step_by(batch) {
+        let numbers = first..targets.len().min(first + batch);
         if failure.is_some() {
-            outcomes.push(Outcome::unmade(target, "not_tried", None));
+            outcomes.extend(numbers.map(|i| Outcome::unmade(&targets[i], "not_tried", None)));
             continue;
         }
-        let place =
-            if targets.len() > 1 { format!(" ({} of {})", i + 1, targets.len()) } else { String::new() };
-        out.progress(&format!("{doing} {target}{place} ..."));
-        let started = Instant::now();
-        match make(i).await {
-            Ok(made) => {
-                let took = started.elapsed();
-                if out.format == super::args::Format::Name {
-                    out.line(target)?;
-                } else if !out.format.is_json() {
-                    out.line(&format!("{}, {:.2} s", made.line, took.as_secs_f64()))?;
+        if first > 0 && !deed.pace.pause.is_zero() {
+            session.out.progress(&format!("pausing for {} ...", humantime::format_duration(deed.pace.pause)));
+            tokio::time::sleep(deed.pace.pause).await;
+        }
+        let mut running: FuturesUnordered<_> = numbers
+            .map(|i| {
+                begin(session, &deed, targets, i);
+                let (started, made) = (Instant::now(), make(i));
+                async move { (i, made.await, started.elapsed()) }
+            })
+            .collect();
+        let mut ended = Vec::with_capacity(batch);
+        while let Some((i, made, took)) = running.next().await {
+            let made = match made {
+                Ok(made) => {
+                    tell(session, &targets[i], &made.line, took)?;
+                    Ok((made, took))
                 }
-                let result = if detach { "requested" } else { "done" };
-                let elapsed_ms = Some((took.as_secs_f64() * 1e6).round() / 1e3);
-                let Made { before, after, .. } = made;
-                outcomes.push(Outcome {
-                    target: target.clone(),
-                    result,
-                    elapsed_ms,
-                    before,
-                    after,
-                    error: None,
-                });
-            }
-            Err(failed) => {
-                outcomes.push(Outcome::unmade(target, "failed", Some(&failed)));
-                failure = Some(stopped(failed, i, targets));
-            }
+                Err(failed) => Err(failed),
+            };
+            ended.push((i, made));
+        }
+        ended.sort_by_key(|(i, _)| *i);
+        for (i, made) in ended {
+            outcomes.push(match made {
+                Ok((made, took)) => Outcome::made(&targets[i], deed.detach, made, took),
+                Err(failed) => {
+                    let outcome = Outcome::unmade(&targets[i], "failed", Some(&failed));
+                    failure.get_or_insert((i, failed));
+                    outcome
+                }
+            });
         }
     }
-    if out.format.is_json() {
-        let body = Outcomes { action: action.to_owned(), outcomes };
-        out.json(&Document::new("wardkeep.outcomes/v1", body))?;
+    let failure = failure.map(|(i, failed)| stopped(failed, &targets[i], &outcomes));
+    if session.out.format.is_json() {
+        let body = Outcomes { action: deed.action.to_owned(), outcomes };
+        session.out.json(&Document::new("wardkeep.outcomes/v1", body))?;
     }
     failure.map_or(Ok(Exit::Ok), Err)
 }
 
+fn begin(session: &Session, deed: &Deed<'_>, targets: &[String], i: usize) {
+    let place = if targets.len() > 1 { format!(" ({} of {})", i + 1, targets.len()) } else { String::new() };
+    session.out.progress(&format!("{} {}{place} ...", deed.doing, targets[i]));
+}
+
+fn tell(session: &Session, target: &str, line: &str, took: Duration) -> Result<(), Failure> {
+    let out = &session.out;
+    match out.format {
+        Format::Name => out.line(target),
+        Format::Json | Format::Jsonl => Ok(()),
+        Format::Table | Format::Wide => out.line(&format!("{line}, {:.2} s", took.as_secs_f64())),
+    }
+}
+
 impl<V> Outcome<V> {
+    fn made(target: &str, detach: bool, made: Made<V>, took: Duration) -> Self {
+        Self {
+            target: target.to_owned(),
+            result: if detach { "requested" } else { "done" },
+            elapsed_ms: Some((took.as_secs_f64() * 1e6).round() / 1e3),
+            before: made.before,
+            after: made.after,
+            error: None,
+        }
+    }
+
     fn unmade(target: &str, result: &'static str, failure: Option<&Failure>) -> Self {
         let error = failure.map(|f| f.json()["error"].clone());
         Self { target: target.to_owned(), result, elapsed_ms: None, before: None, after: None, error }
     }
 }
 
-/// The failure of target `i`, in the light of the others.
-fn stopped(mut failure: Failure, i: usize, targets: &[String]) -> Failure {
-    let rest = targets.get(i + 1..).unwrap_or_default();
-    if let Some(target) = targets.get(i) {
-        failure.message = format!("{target}: {}", failure.message);
+/// The first failure, in the light of what became of the others.
+fn stopped<V>(mut failure: Failure, target: &str, outcomes: &[Outcome<V>]) -> Failure {
+    let named = |result: &str| -> Vec<&str> {
+        let so = outcomes.iter().filter(|outcome| outcome.result == result);
+        so.map(|outcome| outcome.target.as_str()).collect()
+    };
+    failure.message = format!("{target}: {}", failure.message);
+    let also: Vec<_> = named("failed").into_iter().filter(|other| *other != target).collect();
+    for (how, which) in [("failed too", also), ("not tried", named("not_tried"))] {
+        if !which.is_empty() {
+            failure.message.push_str(&format!("; {how}: {}", which.join(", ")));
+        }
     }
-    if !rest.is_empty() {
-        failure.message.push_str(&format!("; not tried: {}", rest.join(", ")));
-    }
-    if i > 0 {
+    if outcomes.iter().any(|outcome| matches!(outcome.result, "done" | "requested")) {
         failure.exit = Exit::Partial;
     }
     failure

@@ -9,7 +9,7 @@ use wardkeep_proto::{
 
 use super::{
     args::{Change, DrainLimit, Format, NodeCommand},
-    change::{self, Made},
+    change::{self, Deed, Made, Pace},
     confirm::confirm,
     connect::{Session, actor, name_of},
     exit::{Exit, Failure},
@@ -49,14 +49,15 @@ pub(crate) async fn run(session: &Session, command: &NodeCommand) -> Result<Exit
     match command {
         NodeCommand::Ls => ls(session).await,
         NodeCommand::Show { node } => show(session, node).await,
-        NodeCommand::Restart { nodes, change, drain } => {
-            alter(session, Action::Restart, nodes, change, drain).await
+        NodeCommand::Restart { nodes, all: _, batch, pause, change, drain } => {
+            let pace = Pace { batch: usize::from(*batch), pause: pause.unwrap_or_default() };
+            alter(session, Action::Restart, nodes, change, drain, pace).await
         }
         NodeCommand::Drain { node, change, drain } => {
-            alter(session, Action::Drain, one(node), change, drain).await
+            alter(session, Action::Drain, one(node), change, drain, Pace::ONE_BY_ONE).await
         }
         NodeCommand::Undrain { node, change } => {
-            alter(session, Action::Undrain, one(node), change, &none).await
+            alter(session, Action::Undrain, one(node), change, &none, Pace::ONE_BY_ONE).await
         }
     }
 }
@@ -174,15 +175,24 @@ async fn alter(
     wanted: &[String],
     change: &Change,
     drain: &DrainLimit,
+    pace: Pace,
 ) -> Result<Exit, Failure> {
     if !change.detach && drain.drain_timeout.is_some_and(|d| d >= session.timeout) {
         return Err(Failure::usage("--drain-timeout must be shorter than --timeout (or pass --detach)"));
     }
     let mut operator = session.operator().await?;
     let fleet = session.fleet(&mut operator).await?;
+    // Without names: all that attend.
+    let all: Vec<String> = match wanted {
+        [] => fleet.nodes.iter().filter(|node| node.attending).map(|node| name_of(node).to_owned()).collect(),
+        named => named.to_vec(),
+    };
+    if all.is_empty() {
+        return Err(Failure::new(Exit::NotFound, "no node attends the supervisor"));
+    }
     let mut targets: Vec<String> = Vec::new();
     let mut shown = Vec::new();
-    for name in wanted {
+    for name in &all {
         let node = resolve::node(&fleet, name)?;
         if !targets.iter().any(|t| t == name_of(node)) {
             targets.push(name_of(node).to_owned());
@@ -195,7 +205,9 @@ async fn alter(
         Action::Undrain => ("undrain_node", "undrain node", "undraining"),
     };
     confirm(change, verb, &shown).await?;
-    change::each(session, name, doing, change.detach, &targets, async |i| {
+    let deed = Deed { action: name, doing, detach: change.detach, pace };
+    change::each(session, deed, &targets, async |i| {
+        let mut operator = operator.clone();
         let node = targets.get(i).cloned().unwrap_or_default();
         let request = NodeRequest {
             node: node.clone(),

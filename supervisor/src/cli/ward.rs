@@ -5,7 +5,7 @@ use wardkeep_proto::v1::{Fleet, Ward, WardRequest};
 
 use super::{
     args::{Format, WardCommand, WardTarget},
-    change::{self, Made},
+    change::{self, Deed, Made, Pace},
     confirm::confirm,
     connect::{Session, actor},
     exit::{Exit, Failure},
@@ -178,7 +178,9 @@ async fn alter(session: &Session, action: Action, target: &WardTarget) -> Result
     let shown = format!("{path} ({}, {} in progress)", ward_state(&view).0, view.work_in_progress);
     let change = &target.change;
     confirm(change, verb, &[shown]).await?;
-    change::each(session, name, doing, change.detach, std::slice::from_ref(&path), async |_| {
+    let deed = Deed { action: name, doing, detach: change.detach, pace: Pace::ONE_BY_ONE };
+    change::each(session, deed, std::slice::from_ref(&path), async |_| {
+        let mut operator = operator.clone();
         let request = session.request(WardRequest {
             node: ward.node.clone(),
             ward: resolve::short_name(ward).to_owned(),
