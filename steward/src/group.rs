@@ -39,6 +39,8 @@ pub(crate) struct Group {
     /// Of its own restarts, by its parent.
     streak: Streak,
     pub(crate) gave_up: bool,
+    /// It ended, and its parent has not restarted it. (One whose wards have all ended has not.)
+    pub(crate) over: bool,
     pub(crate) plan: Option<Plan>,
 }
 
@@ -53,6 +55,7 @@ impl Group {
             restarts: Restarts::default(),
             streak: Streak::default(),
             gave_up: false,
+            over: false,
             plan: None,
         }
     }
@@ -68,7 +71,7 @@ impl Group {
 
     /// It begins anew: what was is forgotten.
     fn renew(&mut self) {
-        (self.gave_up, self.plan) = (false, None);
+        (self.gave_up, self.over, self.plan) = (false, false, None);
         self.restarts.clear();
     }
 }
@@ -124,6 +127,7 @@ impl Steward {
                     Member::Ward(_) => None,
                 });
                 self.plan_restart(name, groups.flatten().collect(), &concerned, due, cause);
+                self.leave_behind(&affected);
             }
         }
     }
@@ -224,6 +228,16 @@ impl Steward {
         self.dirty.insert(name.clone());
     }
 
+    /// Temporary groups do not come back with the others.
+    fn leave_behind(&mut self, affected: &[Member]) {
+        for member in affected {
+            let Member::Group(name) = member else { continue };
+            if let Some(group) = self.groups.get_mut(name) {
+                group.over = group.spec.restart == Restart::Temporary;
+            }
+        }
+    }
+
     /// What ended with its group is wanted again.
     fn call_back(&mut self, id: &WardId) {
         let Some(ward) = self.ward_mut(id).filter(|ward| ward.intent == Intent::Ended) else { return };
@@ -291,7 +305,8 @@ impl Steward {
         self.end_group(name, End { how: Ending::GaveUp { recent }, ward: ward.clone() }, cause);
     }
 
-    /// Quarantines all wards of a group but those that people stopped.
+    /// Quarantines all wards of a group but those that people stopped. If it is in another group, they
+    /// come back when that one begins anew; else an operator has to start them.
     fn abandon(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: &Cause) {
         let what = What::GroupGaveUp { group: name.clone(), recent };
         self.note(None, Some(ward), what, cause.clone());
@@ -300,9 +315,13 @@ impl Steward {
                 group.gave_up = true;
             }
         }
+        let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
         for id in self.wards_in(name) {
-            if self.wards.get(&id).is_some_and(|ward| ward.intent != Intent::Down) {
-                self.quarantine(&id);
+            match self.wards.get(&id).map(|ward| ward.intent) {
+                None | Some(Intent::Down) => {}
+                Some(Intent::Ended) => self.settle_down(&id),
+                Some(_) if inner => {}
+                Some(_) => self.quarantine(&id),
             }
         }
     }
@@ -348,10 +367,13 @@ impl Steward {
                 self.abandon(name, recent, &end.ward, &cause);
             }
         }
-        for id in self.wards_in(name) {
-            if self.wards.get(&id).is_some_and(|ward| ward.intent == Intent::Ended) {
-                self.hold(&id);
-            }
+        if let Some(group) = self.groups.get_mut(name) {
+            group.over = true;
+        }
+        if end.how == Ending::ShutDown {
+            let ended = |id: &WardId| self.wards.get(id).is_some_and(|ward| ward.intent == Intent::Ended);
+            let ended: Vec<_> = self.wards_in(name).into_iter().filter(ended).collect();
+            ended.iter().for_each(|id| self.hold(id));
         }
         if let Some(parent) = parent {
             self.significant_ended(&parent, &Member::Group(name.clone()), &end.ward, cause);

@@ -6,7 +6,7 @@ use crate::{
     core::Steward,
     tree::Member,
     types::{Action, Asked, Cause, ExitKind, Phase, Restart, Time, Verdict, WardId, What},
-    ward::{Intent, Order, Overdue, Pending, Then, Work},
+    ward::{Intent, Order, Overdue, Pending, Then, Ward, Work},
 };
 
 /// A command that has shown no effect for so long (a stop: beyond its grace) is sent again. Commands
@@ -228,8 +228,11 @@ impl Steward {
         let patient = self.patient();
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
-        let phase = if ward.intent == Intent::Quarantined { Phase::Quarantined } else { Phase::Stopped };
-        ward.enter(phase, patient);
+        let (intent, group) = (ward.intent, ward.group.clone());
+        let lost = intent == Intent::Ended && self.groups.get(&group).is_some_and(|group| group.gave_up);
+        let quarantined = intent == Intent::Quarantined || lost;
+        let Some(ward) = self.ward_mut(id) else { return };
+        ward.enter(if quarantined { Phase::Quarantined } else { Phase::Stopped }, patient);
         self.hold(id);
     }
 
@@ -246,7 +249,7 @@ impl Steward {
             Intent::Up | Intent::Resting => false,
         };
         if for_good {
-            let quarantined = ward.intent == Intent::Quarantined;
+            let quarantined = ward.intent == Intent::Quarantined || ward.phase == Phase::Quarantined;
             let incarnation = ward.incarnation;
             self.out.push(Action::Hold { ward: id.clone(), incarnation, quarantined });
         }
@@ -309,7 +312,8 @@ impl Steward {
     }
 
     fn lift(&mut self, id: &WardId) {
-        if self.wards.get(id).is_some_and(|ward| ward.intent == Intent::Quarantined) {
+        let lost = |ward: &Ward| ward.intent == Intent::Quarantined || ward.phase == Phase::Quarantined;
+        if self.wards.get(id).is_some_and(lost) {
             self.forgive_group(id);
         }
         if let Some(ward) = self.ward_mut(id) {

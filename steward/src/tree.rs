@@ -182,9 +182,7 @@ impl Steward {
         match member {
             Member::Ward(id) => self.wards.get(id).is_some_and(up),
             Member::Group(name) => {
-                let planned =
-                    |name: &Arc<str>| self.groups.get(name).is_some_and(|group| group.plan.is_some());
-                self.subtree(name).iter().any(planned)
+                self.groups.get(name).is_some_and(|group| !group.over)
                     || self.wards_in(name).iter().any(|id| self.wards.get(id).is_some_and(up))
             }
         }
