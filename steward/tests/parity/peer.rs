@@ -5,8 +5,13 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
+    time::Duration,
 };
+
+/// A story takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../interop/erlang/wardkeep_peer.erl");
 
@@ -36,8 +41,8 @@ pub fn play(erl: &str, stories: &[String]) -> Vec<Vec<String>> {
         .spawn()
         .unwrap();
     let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut answers = vec![Vec::new(); stories.len()];
-    thread::scope(|scope| {
+    let (line_out, lines) = mpsc::channel();
+    let answers = thread::scope(|scope| {
         scope.spawn(move || {
             for (number, story) in stories.iter().enumerate() {
                 // The peer may end early: its answers tell.
@@ -46,17 +51,41 @@ pub fn play(erl: &str, stories: &[String]) -> Vec<Vec<String>> {
                 }
             }
         });
-        for line in BufReader::new(stdout).lines() {
-            let line = line.unwrap();
-            let mut words = line.split(' ').map(str::to_owned);
-            let number = words.next().and_then(|number| number.parse::<usize>().ok());
-            let Some(number) = number.filter(|number| *number < stories.len()) else {
-                panic!("the peer says: {line}")
-            };
-            answers[number] = words.collect();
+        scope.spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                let sent = line.map(|line| line_out.send(line));
+                if !matches!(sent, Ok(Ok(()))) {
+                    break;
+                }
+            }
+        });
+        let answers = collect(&lines, stories.len());
+        if answers.is_err() {
+            child.kill().unwrap();
         }
+        answers
     });
     let status = child.wait().unwrap();
-    assert!(status.success(), "the peer ended with {status}");
-    answers
+    match answers {
+        Ok(answers) if status.success() => answers,
+        Ok(_) => panic!("the peer ended with {status}"),
+        Err(why) => panic!("{why} ({status})"),
+    }
+}
+
+fn collect(lines: &Receiver<String>, stories: usize) -> Result<Vec<Vec<String>>, String> {
+    let mut answers = vec![Vec::new(); stories];
+    loop {
+        let line = match lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => return Ok(answers),
+            Err(RecvTimeoutError::Timeout) => return Err(format!("the peer says nothing for {PATIENCE:?}")),
+        };
+        let mut words = line.split(' ').map(str::to_owned);
+        let number = words.next().and_then(|number| number.parse::<usize>().ok());
+        let Some(answer) = number.and_then(|number| answers.get_mut(number)) else {
+            return Err(format!("the peer says: {line}"));
+        };
+        *answer = words.collect();
+    }
 }

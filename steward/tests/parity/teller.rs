@@ -109,7 +109,8 @@ impl Teller<'_> {
         let exit = exits[self.drawer.dice.below(exits.len())];
         let mut fails = Vec::new();
         for other in self.places.iter().filter(|other| other.group == place.group) {
-            if self.drawer.dice.one_in(4) {
+            let likely = if other.ward.name == place.ward.name { 2 } else { 4 };
+            if self.drawer.dice.one_in(likely) {
                 fails.push((other.ward.name.clone(), 1 + u32::try_from(self.drawer.dice.below(3)).unwrap()));
             }
         }
