@@ -18,11 +18,14 @@ const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../interop/erlang/wardk
 /// `erl`, or what `WARDKEEP_ERL` names; the reason why not, if it does not run.
 pub fn find() -> Result<String, String> {
     let erl = env::var("WARDKEEP_ERL").unwrap_or_else(|_| "erl".into());
-    let ran = Command::new(&erl).args(["-noshell", "-eval", "halt(0)."]).stdin(Stdio::null()).output();
-    match ran {
-        Ok(ran) if ran.status.success() => Ok(erl),
-        Ok(ran) => Err(format!("{erl}: {}", ran.status)),
-        Err(e) => Err(format!("{erl}: {e}")),
+    let release = "io:put_chars(erlang:system_info(otp_release)), halt(0).";
+    let ran = Command::new(&erl).args(["-noshell", "-eval", release]).stdin(Stdio::null()).output();
+    let ran = ran.map_err(|e| format!("{erl}: {e}"))?;
+    match String::from_utf8_lossy(&ran.stdout).parse::<u32>() {
+        // Significant children came with it.
+        Ok(24..) => Ok(erl),
+        Ok(old) => Err(format!("{erl} is OTP {old}; 24 or later is needed")),
+        Err(_) => Err(format!("{erl} says no release of OTP ({})", ran.status)),
     }
 }
 
