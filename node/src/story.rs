@@ -76,6 +76,21 @@ fn tell(note: &Note) -> (v1::EventKind, Option<Verdict>, String) {
             );
             (K::GroupGaveUp, None, because(text))
         }
+        What::GroupFailed { group, recent } => {
+            let text = format!("group {group} ends after {recent} restarts; the group it is in decides");
+            (K::GroupGaveUp, None, because(text))
+        }
+        What::GroupRestart { group, recent, intensity, delay } => {
+            let after = after(*delay);
+            let text = format!(
+                "group {group} is restarted{after}: restart {recent} of {intensity} allowed where it is in"
+            );
+            (K::WardRestart, None, because(text))
+        }
+        What::GroupShutDown { group } => {
+            let text = format!("group {group} shuts down, for its significant members have ended");
+            (K::WardStopped, None, because(text))
+        }
         What::Asked(asked) => {
             let word = match asked {
                 Asked::Start => "start",

@@ -29,6 +29,7 @@ pub fn ward_spec(spec: &v1::WardSpec) -> steward::WardSpec {
         start_timeout: to_duration(spec.start_timeout),
         grace: to_duration(spec.grace).unwrap_or(Duration::from_secs(5)),
         manual_start: spec.manual_start,
+        ..steward::WardSpec::new(spec.name.as_str())
     }
 }
 

@@ -29,6 +29,43 @@ impl Steward {
         let reports = self.enroll(name, boot, again, reports);
         self.note(Some(name), None, What::NodeAttended { again }, Cause::default());
         self.judge_node(name, Verdict::Healthy, because("it attends again"));
+        self.adopt(reports);
+    }
+
+    /// One more ward of an attached node.
+    pub(crate) fn join(&mut self, name: &NodeName, report: WardReport) {
+        self.heard(name);
+        let id = WardId::new(name.clone(), report.spec.name.clone());
+        let Some(node) = self.nodes.get(name).filter(|node| node.attached) else {
+            return self.note(
+                Some(name),
+                None,
+                What::StaleDropped,
+                because("a ward of a node without a session"),
+            );
+        };
+        let slot = |id: &WardId| self.wards.get(id).map(|ward| ward.slot);
+        let last = || node.order.last().and_then(slot).map_or(0, |slot| slot + 1);
+        let (old, slot) = (slot(&id), slot(&id).unwrap_or_else(last));
+        if let Some(node) = self.nodes.get_mut(name).filter(|_| old.is_none()) {
+            node.order.push(id.clone());
+        }
+        self.enroll_ward(&id, slot, &report, old.is_some());
+        self.sort_members(std::slice::from_ref(&id));
+        self.adopt(vec![(id, report, old.is_some())]);
+    }
+
+    /// A node hosts a ward no longer.
+    pub(crate) fn leave(&mut self, id: &WardId) {
+        self.heard(&id.node);
+        if let Some(node) = self.nodes.get_mut(&id.node) {
+            node.order.retain(|other| other != id);
+        }
+        self.remove_ward(id);
+        self.prune_groups();
+    }
+
+    fn adopt(&mut self, reports: Vec<(WardId, WardReport, bool)>) {
         let mut missed = Missed::new();
         for (id, report, known) in reports {
             match report.phase {
@@ -81,7 +118,8 @@ impl Steward {
                 (id, report, known)
             })
             .collect();
-        self.sort_members(name);
+        let ids: Vec<_> = enrolled.iter().map(|(id, ..)| id.clone()).collect();
+        self.sort_members(&ids);
         enrolled
     }
 
@@ -99,9 +137,9 @@ impl Steward {
             }
             return;
         }
+        self.drop_from_plans(id);
         let old = self.wards.get(id).map(|ward| ward.group.clone());
         if let Some(old) = old.and_then(|old| self.groups.get_mut(&old)) {
-            old.drop_from_plan(id);
             old.members.retain(|member| member != id);
         }
         if known {
@@ -129,17 +167,6 @@ impl Steward {
             group.members.push(id.clone());
         }
         self.ward_mut(id);
-    }
-
-    /// Start order within a group: nodes by their first session, wards as their node lists them.
-    fn sort_members(&mut self, name: &NodeName) {
-        let (nodes, wards) = (&self.nodes, &self.wards);
-        let key = |id: &WardId| (nodes.get(&id.node).map(|n| n.rank), wards.get(id).map(|w| w.slot));
-        for group in self.groups.values_mut() {
-            if group.members.iter().any(|id| id.node == *name) {
-                group.members.sort_by_key(key);
-            }
-        }
     }
 
     fn adopt_live(&mut self, id: &WardId, report: &WardReport) {
@@ -212,9 +239,8 @@ impl Steward {
     }
 
     fn start_or_leave_to_plan(&mut self, id: &WardId) {
-        let Some(ward) = self.wards.get(id) else { return };
         let cause = because("its node attends");
-        if self.groups.get(&ward.group).is_some_and(|group| group.will_start(id)) {
+        if self.will_start(id) {
             self.wait(id, Pending { due: None, cause, free: false, ticket: None });
         } else {
             self.start(id, cause, false);

@@ -86,7 +86,7 @@ impl Steward {
     #[must_use]
     pub fn with_groups(mut self, groups: impl IntoIterator<Item = GroupSpec>) -> Self {
         for spec in groups {
-            self.groups.insert(spec.name.clone(), Group::new(spec, Origin::Configured));
+            self.describe(spec, Origin::Configured);
         }
         self
     }
@@ -147,6 +147,7 @@ impl Steward {
         let now = now.max(self.now);
         self.groups.values().map(move |group| GroupView {
             spec: &group.spec,
+            parent: group.parent.as_ref(),
             members: &group.members,
             recent: group.restarts.recent(now, group.spec.period),
             gave_up: group.gave_up,
@@ -177,11 +178,15 @@ impl Steward {
         self.nodes.get(node).is_some_and(Node::is_ready)
     }
 
-    /// A ward to be changed: it is asked anew when to be woken, and its group's plan may go on.
+    /// A ward to be changed: it is asked anew when to be woken, and plans of its groups may go on.
     pub(crate) fn ward_mut(&mut self, id: &WardId) -> Option<&mut Ward> {
         let ward = self.wards.get_mut(id)?;
         self.touched.insert(id.clone());
-        self.dirty.insert(ward.group.clone());
+        let mut next = Some(&ward.group);
+        while let Some(name) = next {
+            self.dirty.insert(name.clone());
+            next = self.groups.get(name).and_then(|group| group.parent.as_ref());
+        }
         Some(ward)
     }
 
@@ -209,6 +214,8 @@ impl Steward {
         match event {
             Event::NodeAttached { node, boot, wards, groups } => self.attach(&node, boot, wards, groups),
             Event::NodeDetached { node, goodbye } => self.detach(&node, goodbye),
+            Event::WardJoined { node, ward } => self.join(&node, ward),
+            Event::WardLeft { ward } => self.leave(&ward),
             Event::NodeLaunchable { node } => self.launchable(&node),
             Event::NodeProcessExited { node, cause } => self.process_exited(&node, &cause),
             Event::Report { node, runtime_lag, beats } => self.report(&node, runtime_lag, &beats),

@@ -1,32 +1,28 @@
-//! Groups: who is restarted with whom, in which order, and when a group gives up.
-//!
-//! A restart of more than one ward is a plan: stops one by one in reverse start order, each waiting
-//! for the exit of the one before, then starts one by one in start order. What a plan cannot reach
-//! (wards of nodes that are away) it skips; those are dealt with when their node is back.
+//! Groups: who is restarted with whom, when a group gives up or shuts down, and what its parent makes
+//! of it. How a restart of several wards is carried out is in `plan`.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
 use crate::{
+    backoff::Streak,
     core::Steward,
     intensity::Restarts,
-    types::{Cause, GroupSpec, Phase, Restart, Strategy, Time, Verdict, WardId, What},
+    plan::{End, Ending, Plan},
+    tree::Member,
+    types::{AutoShutdown, Cause, GroupSpec, Phase, Restart, Strategy, Time, Verdict, WardId, What},
     ward::{Intent, Pending, Then},
 };
-
-/// A plan waits so long for a ward to be ready before it starts the next one anyway: a ward that may
-/// take for ever to start must not keep its group down.
-pub const START_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where a group's spec comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Configured,
     Declared,
-    /// A ward named it, nobody described it.
+    /// A ward or a group named it, nobody described it.
     Implied,
 }
 
@@ -34,90 +30,236 @@ pub(crate) enum Origin {
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
     pub(crate) origin: Origin,
-    /// In start order.
+    /// As the spec says, unless that is impossible.
+    pub(crate) parent: Option<Arc<str>>,
+    pub(crate) subgroups: BTreeSet<Arc<str>>,
+    /// Its own wards in start order.
     pub(crate) members: Vec<WardId>,
     pub(crate) restarts: Restarts,
+    /// Of its own restarts, by its parent.
+    streak: Streak,
     pub(crate) gave_up: bool,
+    /// It ended, and its parent has not restarted it. (One whose wards have all ended has not.)
+    pub(crate) over: bool,
     pub(crate) plan: Option<Plan>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// In start order: taken from the end.
-    stops: Vec<WardId>,
-    starts: VecDeque<WardId>,
-    /// No start before this.
-    due: Time,
-    cause: Cause,
 }
 
 impl Group {
     pub(crate) fn new(spec: GroupSpec, origin: Origin) -> Self {
-        Self { spec, origin, members: Vec::new(), restarts: Restarts::default(), gave_up: false, plan: None }
+        Self {
+            spec,
+            origin,
+            parent: None,
+            subgroups: BTreeSet::new(),
+            members: Vec::new(),
+            restarts: Restarts::default(),
+            streak: Streak::default(),
+            gave_up: false,
+            over: false,
+            plan: None,
+        }
     }
 
     pub(crate) fn is_worth_keeping(&self) -> bool {
-        self.origin == Origin::Configured || !self.members.is_empty()
+        self.origin == Origin::Configured || !self.members.is_empty() || !self.subgroups.is_empty()
     }
 
-    pub(crate) fn drop_from_plan(&mut self, id: &WardId) {
-        if let Some(plan) = &mut self.plan {
-            plan.stops.retain(|other| other != id);
-            plan.starts.retain(|other| other != id);
-        }
+    /// It is stopping its wards because it gave up or shuts down.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.end.is_some())
     }
 
-    /// A plan is going to start it.
-    pub(crate) fn will_start(&self, id: &WardId) -> bool {
-        self.plan.as_ref().is_some_and(|plan| plan.starts.contains(id))
-    }
-
-    /// A plan is still stopping wards, and this one belongs to it: its end is no news.
-    fn expects_end_of(&self, id: &WardId) -> bool {
-        self.will_start(id) && self.plan.as_ref().is_some_and(|plan| !plan.stops.is_empty())
-    }
-
-    /// Whom a failure concerns, the failed one included, in start order.
-    fn affected(&self, failed: &WardId) -> &[WardId] {
-        let at = self.members.iter().position(|id| id == failed);
-        match (self.spec.strategy, at) {
-            (Strategy::OneForAll, _) => &self.members,
-            (Strategy::RestForOne, Some(at)) => self.members.get(at..).unwrap_or_default(),
-            (Strategy::OneForOne, Some(at)) => self.members.get(at..=at).unwrap_or_default(),
-            (_, None) => &[],
-        }
+    /// It begins anew: what was is forgotten.
+    fn renew(&mut self) {
+        (self.gave_up, self.over, self.plan) = (false, false, None);
+        self.restarts.clear();
     }
 }
 
 impl Steward {
     /// A ward that is to be restarted is down: counts the restart, and restarts those it concerns.
     pub(crate) fn failed(&mut self, id: &WardId, cause: Cause) {
-        let (now, patient, seed) = (self.now, self.patient(), self.config.seed);
-        let Some(group) = self.wards.get(id).and_then(|ward| self.groups.get_mut(&ward.group)) else {
-            return;
-        };
-        let waits = Pending { due: None, cause: cause.clone(), free: false, ticket: None };
-        if group.gave_up {
-            return self.quarantine(id);
+        let Some(name) = self.wards.get(id).map(|ward| ward.group.clone()) else { return };
+        if self.is_ending(id) {
+            self.end_ward(id);
+        } else if self.groups.get(&name).is_some_and(|group| group.gave_up) {
+            self.quarantine(id);
+        } else if self.expects_end_of(id) {
+            self.wait(id, Pending { due: None, cause, free: false, ticket: None });
+        } else {
+            self.member_failed(&name, &Member::Ward(id.clone()), id, cause);
         }
-        if group.expects_end_of(id) {
-            return self.wait(id, waits);
-        }
-        let (intensity, backoff) = (group.spec.intensity, group.spec.backoff);
-        let added = group.restarts.add(now, intensity, group.spec.period);
+    }
+
+    /// A member of a group is down and to be restarted. `ward`: where it began.
+    fn member_failed(&mut self, name: &Arc<str>, member: &Member, ward: &WardId, cause: Cause) {
+        let now = self.now;
+        let Some(group) = self.groups.get_mut(name) else { return };
+        let GroupSpec { strategy, intensity, period, .. } = group.spec;
+        let added = group.restarts.add(now, intensity, period);
         if !added.allowed {
-            return self.give_up(id, added.recent, cause);
+            return self.give_up(name, added.recent, ward, cause);
         }
-        let alone = group.spec.strategy == Strategy::OneForOne;
-        let Some(ward) = self.ward_mut(id) else { return };
-        let delay = ward.streak.next(&backoff, now, seed, &id.to_string());
-        ward.enter(Phase::Backoff, patient);
+        let delay = self.pause_before(name, member);
         let due = now.saturating_add(delay);
-        self.wait(id, Pending { due: alone.then_some(due), ..waits });
-        let what = What::WardRestart { recent: added.recent, intensity, delay };
-        self.note(None, Some(id), what, cause.clone());
-        if !alone {
-            self.plan_restart(id, due, cause);
+        let alone = strategy == Strategy::OneForOne;
+        let recent = added.recent;
+        let what = match member {
+            Member::Ward(id) => {
+                let due = alone.then_some(due);
+                self.wait(id, Pending { due, cause: cause.clone(), free: false, ticket: None });
+                What::WardRestart { recent, intensity, delay }
+            }
+            Member::Group(group) => What::GroupRestart { group: group.clone(), recent, intensity, delay },
+        };
+        self.note(None, Some(ward), what, cause.clone());
+        match member {
+            Member::Ward(_) if alone => {}
+            Member::Group(group) if alone => {
+                let concerned = self.concerned_anew(group);
+                self.plan_restart(group, self.subtree(group), &concerned, due, cause);
+            }
+            _ => {
+                let affected = self.affected(name, member);
+                let concerned = affected.iter().flat_map(|member| self.concerned(member)).collect();
+                let groups = affected.iter().filter_map(|member| match member {
+                    Member::Group(name) => Some(self.subtree(name)),
+                    Member::Ward(_) => None,
+                });
+                self.plan_restart(name, groups.flatten().collect(), &concerned, due, cause);
+                self.leave_behind(&affected);
+            }
+        }
+    }
+
+    /// The pause before a member's restart: its group's backoff, its own row of failures.
+    fn pause_before(&mut self, name: &Arc<str>, member: &Member) -> Duration {
+        let (now, seed) = (self.now, self.config.seed);
+        let Some(backoff) = self.groups.get(name).map(|group| group.spec.backoff) else {
+            return Duration::ZERO;
+        };
+        match member {
+            Member::Ward(id) => {
+                self.ward_mut(id).map(|ward| ward.streak.next(&backoff, now, seed, &id.to_string()))
+            }
+            Member::Group(name) => {
+                self.groups.get_mut(name).map(|group| group.streak.next(&backoff, now, seed, name))
+            }
+        }
+        .unwrap_or_default()
+    }
+
+    /// Whom a failure concerns, the failed one included, in start order.
+    fn affected(&self, name: &str, failed: &Member) -> Vec<Member> {
+        let mut members = self.members(name);
+        let strategy = self.groups.get(name).map(|group| group.spec.strategy).unwrap_or_default();
+        match (strategy, members.iter().position(|member| member == failed)) {
+            (Strategy::OneForAll, _) => members,
+            (Strategy::RestForOne, Some(at)) => members.split_off(at),
+            (Strategy::OneForOne, Some(at)) => vec![members.swap_remove(at)],
+            (_, None) => Vec::new(),
+        }
+    }
+
+    /// The wards of a member, and whether the restart of its group starts them.
+    fn concerned(&self, member: &Member) -> Concerned {
+        match member {
+            Member::Ward(id) => {
+                let follows = self.wards.get(id).is_some_and(|ward| ward.follows_group());
+                [(id.clone(), follows)].into()
+            }
+            Member::Group(name) => {
+                let again = self.groups.get(name).is_some_and(|g| g.spec.restart != Restart::Temporary);
+                let mut concerned = self.concerned_anew(name);
+                concerned.values_mut().for_each(|follows| *follows &= again);
+                concerned
+            }
+        }
+    }
+
+    /// The wards of a group, and whether its restart as a whole starts them.
+    fn concerned_anew(&self, name: &str) -> Concerned {
+        let follows = |id: &WardId| self.wards.get(id).is_some_and(|ward| ward.follows_anew());
+        self.wards_in(name).into_iter().map(|id| (id.clone(), follows(&id))).collect()
+    }
+
+    /// Plans the restart of all that a failure concerns, in `name`; what an earlier plan has not done
+    /// yet is taken over. `groups` begin anew.
+    fn plan_restart(
+        &mut self,
+        name: &Arc<str>,
+        groups: Vec<Arc<str>>,
+        concerned: &Concerned,
+        due: Time,
+        cause: Cause,
+    ) {
+        let earlier = self.groups.get_mut(name).and_then(|group| group.plan.take());
+        let due = earlier.as_ref().map_or(due, |plan| plan.due.max(due));
+        let earlier: BTreeSet<_> = earlier.into_iter().flat_map(|plan| plan.starts).collect();
+        for group in &groups {
+            if let Some(group) = self.groups.get_mut(group) {
+                group.renew();
+            }
+        }
+        for (id, _) in concerned.iter().filter(|(_, starts)| **starts) {
+            self.call_back(id);
+        }
+        let (mut stops, mut starts) = (Vec::new(), Vec::new());
+        for id in self.wards_in(name).into_iter().filter(|id| self.ready(&id.node)) {
+            let follows = concerned.get(&id);
+            if follows.is_some() && self.wards.get(&id).is_some_and(|ward| !ward.is_down()) {
+                stops.push(id.clone());
+            }
+            if follows == Some(&true) || earlier.contains(&id) {
+                starts.push(id);
+            }
+        }
+        self.take_over(name, &starts);
+        for id in &starts {
+            // Those that wait for their own restart now wait for the plan.
+            if self.wards.get(id).is_some_and(|ward| ward.is_down()) {
+                self.wait(id, Pending { due: None, cause: cause.clone(), free: false, ticket: None });
+            }
+        }
+        let below = groups.into_iter().filter(|group| group != name).collect();
+        if let Some(group) = self.groups.get_mut(name) {
+            group.plan = Some(Plan { stops, starts: starts.into(), due, cause, below, end: None });
+        }
+        self.dirty.insert(name.clone());
+    }
+
+    /// Temporary groups do not come back with the others.
+    fn leave_behind(&mut self, affected: &[Member]) {
+        for member in affected {
+            let Member::Group(name) = member else { continue };
+            if let Some(group) = self.groups.get_mut(name) {
+                group.over = group.spec.restart == Restart::Temporary;
+            }
+        }
+    }
+
+    /// What ended with its group is wanted again.
+    fn call_back(&mut self, id: &WardId) {
+        let Some(ward) = self.ward_mut(id).filter(|ward| ward.intent == Intent::Ended) else { return };
+        ward.intent = Intent::Up;
+        if let Some(order) = ward.order.as_mut().filter(|order| order.then == Then::Settle) {
+            order.then = Then::Plan;
+        }
+    }
+
+    /// Plans of the groups around this one leave the start of these wards to it, and wait for it.
+    fn take_over(&mut self, name: &Arc<str>, starts: &[WardId]) {
+        let around: Vec<_> = self.chain(name).skip(1).map(|group| group.spec.name.clone()).collect();
+        let starts: BTreeSet<_> = starts.iter().collect();
+        for outer in around {
+            let Some(plan) = self.groups.get_mut(&outer).and_then(|group| group.plan.as_mut()) else {
+                continue;
+            };
+            let before = plan.starts.len();
+            plan.starts.retain(|id| !starts.contains(id));
+            if plan.starts.len() < before && !plan.below.contains(name) {
+                plan.below.push(name.clone());
+            }
         }
     }
 
@@ -142,158 +284,133 @@ impl Steward {
         self.hold(id);
     }
 
-    /// Plans the restart of all that a failure concerns; what an earlier plan has not done yet is
-    /// taken over.
-    fn plan_restart(&mut self, id: &WardId, due: Time, cause: Cause) {
-        let Some(group) = self.wards.get(id).and_then(|ward| self.groups.get(&ward.group)) else { return };
-        let name = group.spec.name.clone();
-        let follows = |other: &WardId| self.wards.get(other).is_some_and(|ward| ward.follows_group());
-        let affected: BTreeSet<&WardId> = group.affected(id).iter().collect();
-        let (mut stops, mut starts) = (Vec::new(), VecDeque::new());
-        for other in group.members.iter().filter(|other| self.ready(&other.node)) {
-            let concerned = affected.contains(other);
-            if concerned && self.wards.get(other).is_some_and(|ward| !ward.is_down()) {
-                stops.push(other.clone());
-            }
-            if (concerned && follows(other)) || group.will_start(other) {
-                starts.push_back(other.clone());
-            }
+    /// Its group ends.
+    fn end_ward(&mut self, id: &WardId) {
+        let Some(ward) = self.ward_mut(id).filter(|ward| ward.intent == Intent::Up) else { return };
+        ward.intent = Intent::Ended;
+        if ward.is_down() {
+            self.settle_down(id);
         }
-        let due = group.plan.as_ref().map_or(due, |plan| plan.due.max(due));
-        for other in starts.iter().filter(|other| *other != id) {
-            // Those that wait for their own restart now wait for the plan.
-            if self.wards.get(other).is_some_and(|ward| ward.is_down()) {
-                let pending = Pending { due: None, cause: cause.clone(), free: false, ticket: None };
-                self.wait(other, pending);
-            }
-        }
-        if let Some(group) = self.groups.get_mut(&name) {
-            group.plan = Some(Plan { stops, starts, due, cause });
-        }
-        self.dirty.insert(name);
     }
 
-    fn give_up(&mut self, id: &WardId, recent: u32, cause: Cause) {
-        let Some(name) = self.wards.get(id).map(|ward| ward.group.clone()) else { return };
+    /// Too many restarts. The outermost group gives up for good, one in another is that one's business.
+    fn give_up(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: Cause) {
+        let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
+        if inner {
+            let what = What::GroupFailed { group: name.clone(), recent };
+            self.note(None, Some(ward), what, cause.clone());
+        } else {
+            self.abandon(name, recent, ward, &cause);
+        }
+        self.end_group(name, End { how: Ending::GaveUp { recent }, ward: ward.clone() }, cause);
+    }
+
+    /// Quarantines all wards of a group but those that people stopped. If it is in another group, they
+    /// come back when that one begins anew; else an operator has to start them.
+    fn abandon(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: &Cause) {
         let what = What::GroupGaveUp { group: name.clone(), recent };
-        self.note(None, Some(id), what, cause.clone());
-        let Some(group) = self.groups.get_mut(&name) else { return };
-        group.gave_up = true;
-        let members = group.members.clone();
-        for member in &members {
-            if self.wards.get(member).is_some_and(|ward| ward.intent != Intent::Down) {
-                self.quarantine(member);
+        self.note(None, Some(ward), what, cause.clone());
+        for group in self.subtree(name) {
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.gave_up = true;
             }
         }
-        let up = |member: &&WardId| self.wards.get(member).is_some_and(|ward| !ward.is_down());
-        let stops = members.iter().filter(up).cloned().collect();
-        let plan = Plan { stops, starts: VecDeque::new(), due: self.now, cause };
-        if let Some(group) = self.groups.get_mut(&name) {
-            group.plan = Some(plan);
+        let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
+        for id in self.wards_in(name) {
+            match self.wards.get(&id).map(|ward| ward.intent) {
+                None | Some(Intent::Down) => {}
+                Some(Intent::Ended) => self.settle_down(&id),
+                Some(_) if inner => {}
+                Some(_) => self.quarantine(&id),
+            }
         }
-        self.dirty.insert(name);
+    }
+
+    /// Stops what runs of a group, in its own order.
+    fn end_group(&mut self, name: &Arc<str>, end: End, cause: Cause) {
+        for group in self.subtree(name) {
+            if let Some(group) = self.groups.get_mut(&group) {
+                group.plan = None;
+            }
+        }
+        let plan = |stops| Plan {
+            stops,
+            starts: Vec::new().into(),
+            due: Time::ZERO,
+            cause,
+            below: Vec::new(),
+            end: Some(end),
+        };
+        let wards = self.wards_in(name);
+        let up = |id: &&WardId| self.wards.get(id).is_some_and(|ward| !ward.is_down());
+        let stops = wards.iter().filter(up).cloned().collect();
+        if let Some(group) = self.groups.get_mut(name) {
+            group.plan = Some(plan(stops));
+        }
+        self.take_over(name, &wards);
+        for id in &wards {
+            self.end_ward(id);
+        }
+        self.dirty.insert(name.clone());
+    }
+
+    /// A group has stopped its wards: what its parent makes of it.
+    pub(crate) fn group_ended(&mut self, name: &Arc<str>, end: End, cause: Cause) {
+        let Some(group) = self.groups.get(name) else { return };
+        let (parent, restart) = (group.parent.clone(), group.spec.restart);
+        if let Some(parent) = &parent {
+            let lost = self.groups.get(parent).is_some_and(|group| group.gave_up);
+            if restart == Restart::Permanent && !lost {
+                return self.member_failed(parent, &Member::Group(name.clone()), &end.ward, cause);
+            }
+            if let Ending::GaveUp { recent } = end.how {
+                self.abandon(name, recent, &end.ward, &cause);
+            }
+        }
+        if let Some(group) = self.groups.get_mut(name) {
+            group.over = true;
+        }
+        if end.how == Ending::ShutDown {
+            let ended = |id: &WardId| self.wards.get(id).is_some_and(|ward| ward.intent == Intent::Ended);
+            let ended: Vec<_> = self.wards_in(name).into_iter().filter(ended).collect();
+            ended.iter().for_each(|id| self.hold(id));
+        }
+        if let Some(parent) = parent {
+            self.significant_ended(&parent, &Member::Group(name.clone()), &end.ward, cause);
+        }
+    }
+
+    /// A member ended for good: its group may be one that ends then.
+    pub(crate) fn significant_ended(
+        &mut self,
+        name: &Arc<str>,
+        member: &Member,
+        ward: &WardId,
+        cause: Cause,
+    ) {
+        let Some(group) = self.groups.get(name) else { return };
+        if group.gave_up || !self.is_significant(member) || self.chain(name).any(Group::is_ending) {
+            return;
+        }
+        let left = |member: &Member| self.is_significant(member) && self.is_active(member);
+        let ends = match group.spec.auto_shutdown {
+            AutoShutdown::Never => false,
+            AutoShutdown::AnySignificant => true,
+            AutoShutdown::AllSignificant => !self.members(name).iter().any(left),
+        };
+        if ends {
+            self.note(None, Some(ward), What::GroupShutDown { group: name.clone() }, cause.clone());
+            self.end_group(name, End { how: Ending::ShutDown, ward: ward.clone() }, cause);
+        }
     }
 
     /// An operator brings a ward of the group back.
     pub(crate) fn forgive_group(&mut self, id: &WardId) {
-        let Some(group) = self.wards.get(id).and_then(|ward| self.groups.get_mut(&ward.group)) else {
-            return;
-        };
-        group.restarts.clear();
-        group.gave_up = false;
-    }
-
-    /// Carries a group's plan as far as it goes now; says when it wants to be asked again, if not
-    /// after the next event of one of its wards.
-    pub(crate) fn drive(&mut self, name: &Arc<str>) -> Option<Time> {
-        loop {
-            let plan = self.groups.get(name)?.plan.as_ref()?;
-            if let Some(id) = plan.stops.last().cloned() {
-                if self.drive_stop(&id, plan.cause.clone()) {
-                    return None;
-                }
-                self.groups.get_mut(name)?.plan.as_mut()?.stops.pop();
-            } else if let Some(id) = plan.starts.front().cloned() {
-                match self.drive_start(&id, plan.due, plan.cause.clone()) {
-                    Step::Wait(wake) => return wake,
-                    Step::Next => {}
-                }
-                self.groups.get_mut(name)?.plan.as_mut()?.starts.pop_front();
-                self.release(&id);
-            } else {
-                self.groups.get_mut(name)?.plan = None;
-                return None;
-            }
-        }
-    }
-
-    /// A ward that the plan skipped while it was down waits no longer for the plan.
-    fn release(&mut self, id: &WardId) {
-        let now = self.now;
-        if let Some(pending) = self.ward_mut(id).and_then(|ward| ward.pending.as_mut()) {
-            pending.due.get_or_insert(now);
-        }
-    }
-
-    /// Whether the plan has to wait for this ward's end.
-    fn drive_stop(&mut self, id: &WardId, cause: Cause) -> bool {
-        if !self.ready(&id.node) {
-            return false;
-        }
-        let Some(ward) = self.wards.get(id) else { return false };
-        if ward.phase == Phase::Stopping {
-            return true;
-        }
-        let gave_up = self.groups.get(&ward.group).is_some_and(|group| group.gave_up);
-        let spared = match ward.intent {
-            Intent::Quarantined => false,
-            // An operator brought it back meanwhile.
-            _ => gave_up || !self.is_up(id),
-        };
-        if ward.is_down() || spared {
-            return false;
-        }
-        let temporary = ward.spec.restart == Restart::Temporary;
-        let then = match ward.intent {
-            Intent::Up if !temporary => Then::Plan,
-            _ => Then::Settle,
-        };
-        if let Some(ward) = self.ward_mut(id).filter(|ward| temporary && ward.intent == Intent::Up) {
-            ward.intent = Intent::Resting;
-        }
-        self.order_stop(id, then, None, cause);
-        true
-    }
-
-    fn drive_start(&mut self, id: &WardId, due: Time, cause: Cause) -> Step {
-        let (now, patient) = (self.now, self.patient());
-        if !self.ready(&id.node) {
-            return Step::Next;
-        }
-        let Some(ward) = self.wards.get(id) else { return Step::Next };
-        let until = ward.since.saturating_add(START_PATIENCE);
-        match ward.phase {
-            Phase::Stopped | Phase::Backoff if ward.intent == Intent::Up => {
-                if ward.pending.as_ref().is_none_or(|pending| pending.due.is_none()) {
-                    let cause = ward.pending.as_ref().map_or(cause, |pending| pending.cause.clone());
-                    self.wait(id, Pending { due: Some(due.max(now)), cause, free: false, ticket: None });
-                }
-                Step::Wait(None)
-            }
-            Phase::Starting if patient < until => Step::Wait(Some(self.real(until))),
-            _ => Step::Next,
-        }
-    }
-
-    /// Describes groups. What is already described under a name stays.
-    pub(crate) fn declare(&mut self, spec: GroupSpec, origin: Origin) {
-        match self.groups.get_mut(&spec.name) {
-            Some(group) if group.origin == Origin::Implied && origin != Origin::Implied => {
-                (group.spec, group.origin) = (spec, origin);
-            }
-            Some(_) => {}
-            None => {
-                self.groups.insert(spec.name.clone(), Group::new(spec, origin));
+        let groups: Vec<_> = self.groups_of(id).map(|group| group.spec.name.clone()).collect();
+        for name in groups {
+            if let Some(group) = self.groups.get_mut(&name) {
+                group.restarts.clear();
+                group.gave_up = false;
             }
         }
     }
@@ -307,8 +424,5 @@ impl Steward {
     }
 }
 
-enum Step {
-    /// Until the next event of the ward, or this time.
-    Wait(Option<Time>),
-    Next,
-}
+/// Wards that are to stop, and whether they are to start again.
+type Concerned = BTreeMap<WardId, bool>;

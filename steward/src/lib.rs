@@ -50,11 +50,13 @@ mod group;
 mod intensity;
 mod life;
 mod node;
+mod plan;
+mod tree;
 mod types;
 mod ward;
 
 pub use crate::core::Steward;
-pub use group::START_PATIENCE;
 pub use life::REPEAT_AFTER;
 pub use node::{FORGET_AFTER, GOODBYE_PATIENCE};
+pub use plan::START_PATIENCE;
 pub use types::*;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::{
     core::Steward,
+    tree::Member,
     types::{Action, Asked, Cause, ExitKind, Phase, Restart, Time, Verdict, WardId, What},
-    ward::{Intent, Order, Overdue, Pending, Then, Work},
+    ward::{Intent, Order, Overdue, Pending, Then, Ward, Work},
 };
 
 /// A command that has shown no effect for so long (a stop: beyond its grace) is sent again. Commands
@@ -99,7 +100,7 @@ impl Steward {
         let Some(ward) = self.ward_mut(id) else { return };
         match ward.intent {
             Intent::Resting if ward.order.is_none() => ward.intent = Intent::Up,
-            Intent::Down | Intent::Quarantined if ward.order.is_none() => {
+            Intent::Down | Intent::Ended | Intent::Quarantined if ward.order.is_none() => {
                 let reason = "it is to rest".into();
                 self.order_stop(id, Then::Settle, None, Cause { reason, ..Cause::default() });
             }
@@ -109,7 +110,7 @@ impl Steward {
 
     pub(crate) fn starting(&mut self, id: &WardId, incarnation: u64) {
         if self.is_fresh(id, incarnation) {
-            self.enforce_unless_giving_up(id);
+            self.enforce_unless_ending(id);
         }
     }
 
@@ -118,7 +119,7 @@ impl Steward {
             return;
         }
         let patient = self.patient();
-        self.enforce_unless_giving_up(id);
+        self.enforce_unless_ending(id);
         let Some(ward) = self.ward_mut(id).filter(|ward| ward.phase == Phase::Starting) else { return };
         ward.verdict = Verdict::Healthy;
         ward.work.pulsed = patient;
@@ -127,11 +128,9 @@ impl Steward {
         self.note(None, Some(id), What::WardRunning, cause);
     }
 
-    /// A group that gives up stops its wards in its own order.
-    fn enforce_unless_giving_up(&mut self, id: &WardId) {
-        let group = self.wards.get(id).and_then(|ward| self.groups.get(&ward.group));
-        let giving_up = group.is_some_and(|group| group.gave_up && group.plan.is_some());
-        if giving_up {
+    /// A group that ends stops its wards in its own order.
+    fn enforce_unless_ending(&mut self, id: &WardId) {
+        if self.is_ending(id) {
             self.send_stop(id);
         } else {
             self.enforce(id);
@@ -178,8 +177,7 @@ impl Steward {
             }
             Then::Again if up => self.wait(id, Pending { due: Some(now), cause, free: true, ticket: None }),
             Then::Plan if up => {
-                let group = self.wards.get(id).and_then(|ward| self.groups.get(&ward.group));
-                let due = (!group.is_some_and(|group| group.will_start(id))).then_some(now);
+                let due = (!self.will_start(id)).then_some(now);
                 self.wait(id, Pending { due, cause, free: false, ticket: None });
             }
             _ => self.settle_down(id),
@@ -194,16 +192,34 @@ impl Steward {
             Restart::Transient => failure,
             Restart::Temporary => false,
         };
-        match ward.intent {
-            Intent::Up if again => {
-                ward.phase = Phase::Stopped;
-                self.failed(id, cause);
+        if ward.intent != Intent::Up {
+            return self.settle_down(id);
+        }
+        ward.phase = Phase::Stopped;
+        let (expected, returns) = (self.expects_end_of(id), self.will_start(id));
+        if expected && returns {
+            self.wait(id, Pending { due: None, cause, free: false, ticket: None });
+        } else if again && !expected {
+            self.failed(id, cause);
+        } else {
+            self.rest(id);
+            if !expected {
+                self.rested(id, cause);
             }
-            Intent::Up => {
-                ward.intent = Intent::Resting;
-                self.settle_down(id);
-            }
-            _ => self.settle_down(id),
+        }
+    }
+
+    fn rest(&mut self, id: &WardId) {
+        if let Some(ward) = self.ward_mut(id) {
+            ward.intent = Intent::Resting;
+        }
+        self.settle_down(id);
+    }
+
+    /// It ended by itself, and for good.
+    fn rested(&mut self, id: &WardId, cause: Cause) {
+        if let Some(group) = self.wards.get(id).map(|ward| ward.group.clone()) {
+            self.significant_ended(&group, &Member::Ward(id.clone()), id, cause);
         }
     }
 
@@ -212,8 +228,11 @@ impl Steward {
         let patient = self.patient();
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
-        let phase = if ward.intent == Intent::Quarantined { Phase::Quarantined } else { Phase::Stopped };
-        ward.enter(phase, patient);
+        let (intent, group) = (ward.intent, ward.group.clone());
+        let lost = intent == Intent::Ended && self.groups.get(&group).is_some_and(|group| group.gave_up);
+        let quarantined = intent == Intent::Quarantined || lost;
+        let Some(ward) = self.ward_mut(id) else { return };
+        ward.enter(if quarantined { Phase::Quarantined } else { Phase::Stopped }, patient);
         self.hold(id);
     }
 
@@ -223,8 +242,14 @@ impl Steward {
             return;
         }
         let Some(ward) = self.wards.get(id) else { return };
-        if matches!(ward.intent, Intent::Down | Intent::Quarantined) {
-            let quarantined = ward.intent == Intent::Quarantined;
+        // A group that is still ending may yet be restarted.
+        let for_good = match ward.intent {
+            Intent::Down | Intent::Quarantined => true,
+            Intent::Ended => !self.is_ending(id),
+            Intent::Up | Intent::Resting => false,
+        };
+        if for_good {
+            let quarantined = ward.intent == Intent::Quarantined || ward.phase == Phase::Quarantined;
             let incarnation = ward.incarnation;
             self.out.push(Action::Hold { ward: id.clone(), incarnation, quarantined });
         }
@@ -257,10 +282,7 @@ impl Steward {
             let Some(ward) = steward.ward_mut(id) else { return };
             ward.intent = Intent::Down;
             let (down, ordered) = (ward.is_down(), ward.order.is_some());
-            let group = ward.group.clone();
-            if let Some(group) = steward.groups.get_mut(&group) {
-                group.drop_from_plan(id);
-            }
+            steward.drop_from_plans(id);
             steward.hold(id);
             match (down, ordered) {
                 (true, _) => steward.settle_down(id),
@@ -290,7 +312,8 @@ impl Steward {
     }
 
     fn lift(&mut self, id: &WardId) {
-        if self.wards.get(id).is_some_and(|ward| ward.intent == Intent::Quarantined) {
+        let lost = |ward: &Ward| ward.intent == Intent::Quarantined || ward.phase == Phase::Quarantined;
+        if self.wards.get(id).is_some_and(lost) {
             self.forgive_group(id);
         }
         if let Some(ward) = self.ward_mut(id) {

@@ -1,6 +1,6 @@
 //! Nodes: their sessions, reports and silences, and the launching of their processes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use crate::{
     backoff::Streak,
@@ -109,9 +109,13 @@ impl Steward {
         node.reported = patient;
         let order = node.order.clone();
         self.heard(name);
+        // Where a ward is listed twice, the first entry counts.
+        let mut by_ward = HashMap::with_capacity(beats.len());
+        for beat in beats {
+            by_ward.entry(&*beat.ward).or_insert(beat);
+        }
         for id in &order {
-            let beat = beats.iter().find(|beat| beat.ward == id.ward);
-            self.beat(id, beat, patient);
+            self.beat(id, by_ward.get(&*id.ward).copied(), patient);
         }
         let (verdict, reason) = if runtime_lag > config.runtime_stall {
             let allowed = seconds(config.runtime_stall);
@@ -126,7 +130,9 @@ impl Steward {
     /// What a report says of one ward: what is not listed has nothing in progress.
     fn beat(&mut self, id: &WardId, beat: Option<&Beat>, patient: Time) {
         let Some(ward) = self.wards.get_mut(id) else { return };
-        self.touched.insert(id.clone());
+        if ward.has_promised() {
+            self.touched.insert(id.clone());
+        }
         let work = &mut ward.work;
         let Some(beat) = beat.filter(|_| ward.live) else {
             (work.oldest, work.in_progress) = (None, 0);
@@ -305,24 +311,12 @@ impl Steward {
     /// Removes a ward and every trace of it.
     pub(crate) fn remove_ward(&mut self, id: &WardId) {
         self.cancel_pending(id);
-        self.touched.insert(id.clone());
+        self.drop_from_plans(id);
+        self.ward_mut(id);
         let Some(ward) = self.wards.remove(id) else { return };
         if let Some(group) = self.groups.get_mut(&ward.group) {
             group.members.retain(|member| member != id);
-            group.drop_from_plan(id);
         }
-        self.dirty.insert(ward.group);
-    }
-
-    pub(crate) fn prune_groups(&mut self) {
-        let dirty = &mut self.dirty;
-        self.groups.retain(|name: &Arc<str>, group| {
-            let keep = group.is_worth_keeping();
-            if !keep {
-                dirty.insert(name.clone());
-            }
-            keep
-        });
     }
 
     /// Wards that run here count as healthy again when their node is.

@@ -54,6 +54,20 @@ pub enum Strategy {
     RestForOne,
 }
 
+/// OTP's automatic shutdown: whether a group ends because its significant members have ended, for
+/// good and by themselves. Its other members are stopped in reverse start order; they rest until the
+/// group is restarted by the one it is in, or an operator starts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AutoShutdown {
+    /// It does not.
+    #[default]
+    Never,
+    /// As soon as one of them has.
+    AnySignificant,
+    /// When the last that was active has.
+    AllSignificant,
+}
+
 /// What a ward promises and how it is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WardSpec {
@@ -69,10 +83,13 @@ pub struct WardSpec {
     pub pulse_timeout: Option<Duration>,
     /// It must be ready this long after its start. `None`: unlimited.
     pub start_timeout: Option<Duration>,
-    /// What an ordinary stop allows before it becomes forceful.
+    /// What an ordinary stop allows before it becomes forceful: `ZERO` is OTP's `brutal_kill`, `MAX`
+    /// its `infinity`.
     pub grace: Duration,
     /// Started by an operator only.
     pub manual_start: bool,
+    /// Its end counts for its group's [`AutoShutdown`]. Without a meaning for permanent wards.
+    pub significant: bool,
 }
 
 impl WardSpec {
@@ -87,11 +104,16 @@ impl WardSpec {
             start_timeout: None,
             grace: Duration::from_secs(5),
             manual_start: false,
+            significant: false,
         }
     }
 }
 
 /// Wards that share a strategy and a budget of restarts.
+///
+/// A group can be a member of another, its `parent`: it stands there where the first of its wards
+/// stands, and one that gives up or shuts down is for its parent a member that ended well (OTP's exit
+/// reason `shutdown`): restarted if permanent, as a whole and with a new budget of restarts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSpec {
     /// Name. A node's own group is named `NODE/` by [`GroupSpec::of_node`].
@@ -104,10 +126,19 @@ pub struct GroupSpec {
     pub period: Duration,
     /// Pauses between restarts.
     pub backoff: Backoff,
+    /// The group it is a member of. One that would close a circle, or nest groups more than 16 deep,
+    /// counts as none.
+    pub parent: Option<Arc<str>>,
+    /// What follows its end, if it has a parent.
+    pub restart: Restart,
+    /// Its end counts for its parent's [`AutoShutdown`]. Without a meaning for permanent groups.
+    pub significant: bool,
+    /// Whether it ends when its significant members have.
+    pub auto_shutdown: AutoShutdown,
 }
 
 impl GroupSpec {
-    /// One-for-one, 5 restarts in 30 s, default backoff.
+    /// One-for-one, 5 restarts in 30 s, default backoff, permanent, in no other group.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -115,6 +146,10 @@ impl GroupSpec {
             intensity: 5,
             period: Duration::from_secs(30),
             backoff: Backoff::default(),
+            parent: None,
+            restart: Restart::Permanent,
+            significant: false,
+            auto_shutdown: AutoShutdown::Never,
         }
     }
 
@@ -309,6 +344,19 @@ pub enum Event {
         /// It said goodbye: its silence is no failure.
         goodbye: bool,
     },
+    /// An attached node hosts one more ward, the last in its start order (or an old one with another
+    /// spec, which keeps its place). As in [`Event::NodeAttached`], it is started if it should run.
+    WardJoined {
+        /// Its node.
+        node: NodeName,
+        /// The ward.
+        ward: WardReport,
+    },
+    /// A node no longer hosts a ward. What is known of it is forgotten; nothing is stopped.
+    WardLeft {
+        /// The ward.
+        ward: WardId,
+    },
     /// Someone (a launcher) can start this node's process anew.
     NodeLaunchable {
         /// Its name.
@@ -483,6 +531,29 @@ pub enum What {
         /// Restarts seen within the period.
         recent: u32,
     },
+    /// Too many restarts in a group within another: its wards are stopped, then its parent decides.
+    GroupFailed {
+        /// The group.
+        group: Arc<str>,
+        /// Restarts seen within the period.
+        recent: u32,
+    },
+    /// The restart of a whole group was decided by the group it is in.
+    GroupRestart {
+        /// The group.
+        group: Arc<str>,
+        /// Restarts of its parent within the period, this one included.
+        recent: u32,
+        /// How many are allowed.
+        intensity: u32,
+        /// Pause before it.
+        delay: Duration,
+    },
+    /// Its significant members have ended: the group's other wards are stopped.
+    GroupShutDown {
+        /// The group.
+        group: Arc<str>,
+    },
     /// An operator asked for something.
     Asked(Asked),
     /// The steward was late itself, or most nodes fell silent together: it grants more patience.
@@ -554,7 +625,9 @@ pub struct NodeView<'a> {
 pub struct GroupView<'a> {
     /// Its spec.
     pub spec: &'a GroupSpec,
-    /// Its wards in start order.
+    /// The group it is a member of.
+    pub parent: Option<&'a Arc<str>>,
+    /// Its own wards (not those of groups in it) in start order.
     pub members: &'a [WardId],
     /// Restarts within the period, at the time asked for.
     pub recent: u32,

@@ -16,6 +16,8 @@ pub(crate) enum Intent {
     Down,
     /// To rest: it ended and its restart type leaves it there, or it waits for its first start.
     Resting,
+    /// To rest: its group ended. A restart of the group brings it back.
+    Ended,
     /// To rest: the steward gave up on it.
     Quarantined,
 }
@@ -145,6 +147,22 @@ impl Ward {
             (Intent::Resting, Restart::Transient) => self.incarnation > 0 && !self.spec.manual_start,
             _ => false,
         }
+    }
+
+    /// Whether its group, when the group as a whole is restarted, starts it: it begins anew then, and
+    /// with it what had ended.
+    pub(crate) fn follows_anew(&self) -> bool {
+        match self.intent {
+            Intent::Up | Intent::Ended => true,
+            Intent::Resting => !self.spec.manual_start,
+            Intent::Down | Intent::Quarantined => false,
+        }
+    }
+
+    /// Something of it can become overdue.
+    pub(crate) fn has_promised(&self) -> bool {
+        let spec = &self.spec;
+        spec.stall_timeout.or(spec.pulse_timeout).or(spec.start_timeout).is_some()
     }
 
     /// The age of its oldest unit of work.

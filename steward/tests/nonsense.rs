@@ -38,46 +38,55 @@ fn restart() -> impl Strategy<Value = Restart> {
 
 fn report() -> impl Strategy<Value = WardReport> {
     let timeouts = [0, 1, 2].map(|_| prop::option::of(span()));
-    (name(), prop::option::of(name()), restart(), timeouts, span(), any::<bool>(), phase(), incarnation())
-        .prop_map(
-            |(
+    let flags = (any::<bool>(), any::<bool>());
+    (name(), prop::option::of(name()), restart(), timeouts, span(), flags, phase(), incarnation()).prop_map(
+        |(
+            name,
+            group,
+            restart,
+            [stall_timeout, pulse_timeout, start_timeout],
+            grace,
+            (manual_start, significant),
+            phase,
+            incarnation,
+        )| {
+            let group = group.map(Into::into);
+            let name = name.into();
+            let spec = WardSpec {
                 name,
                 group,
                 restart,
-                [stall_timeout, pulse_timeout, start_timeout],
+                stall_timeout,
+                pulse_timeout,
+                start_timeout,
                 grace,
                 manual_start,
-                phase,
-                incarnation,
-            )| {
-                let group = group.map(Into::into);
-                let name = name.into();
-                let spec = WardSpec {
-                    name,
-                    group,
-                    restart,
-                    stall_timeout,
-                    pulse_timeout,
-                    start_timeout,
-                    grace,
-                    manual_start,
-                };
-                WardReport { spec, phase, incarnation, held: false, failed: false }
-            },
-        )
+                significant,
+            };
+            WardReport { spec, phase, incarnation, held: false, failed: false }
+        },
+    )
 }
 
 fn group() -> impl Strategy<Value = GroupSpec> {
     use wardkeep_steward::Strategy::{OneForAll, OneForOne, RestForOne};
     let strategy = prop::sample::select(&[OneForOne, OneForAll, RestForOne][..]);
     let intensity = prop_oneof![0..3_u32, Just(u32::MAX)];
-    (name(), strategy, intensity, span(), span(), span(), span()).prop_map(
-        |(name, strategy, intensity, period, first, max, reset)| GroupSpec {
+    let auto = prop::sample::select(
+        &[AutoShutdown::Never, AutoShutdown::AnySignificant, AutoShutdown::AllSignificant][..],
+    );
+    let inner = (prop::option::of(name()), restart(), any::<bool>(), auto);
+    (name(), strategy, intensity, span(), span(), span(), span(), inner).prop_map(
+        |(name, strategy, intensity, period, first, max, reset, inner)| GroupSpec {
             name: name.into(),
             strategy,
             intensity,
             period,
             backoff: Backoff { first, max, reset },
+            parent: inner.0.map(Into::into),
+            restart: inner.1,
+            significant: inner.2,
+            auto_shutdown: inner.3,
         },
     )
 }
@@ -118,12 +127,14 @@ fn event() -> impl Strategy<Value = Event> {
             1 => Event::WardRunning { ward, incarnation },
             _ => Event::WardExited { ward, incarnation, kind, cause: Cause::default() },
         });
+    let comes = (name(), report()).prop_map(|(node, ward)| Event::WardJoined { node: node.into(), ward });
+    let goes = id().prop_map(|ward| Event::WardLeft { ward });
     let asked = (id(), 0..3_u8).prop_map(|(ward, what)| match what {
         0 => Event::StartWard { ward, cause: Cause::default() },
         1 => Event::StopWard { ward, cause: Cause::default() },
         _ => Event::RestartWard { ward, cause: Cause::default() },
     });
-    prop_oneof![3 => attach, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
+    prop_oneof![3 => attach, 2 => comes, 1 => goes, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
 }
 
 fn config() -> impl Strategy<Value = Config> {

@@ -25,6 +25,40 @@ pub struct FakeWard {
     pub hangs: Option<Time>,
     /// It starts, but is never ready.
     pub never_ready: bool,
+    /// So many of its next starts fail.
+    pub fails: u32,
+    /// Does not end though it is told to.
+    pub stubborn: bool,
+}
+
+impl FakeWard {
+    pub fn new(spec: WardSpec) -> Self {
+        Self {
+            spec,
+            incarnation: 0,
+            live: false,
+            ready: false,
+            broken: false,
+            hangs: None,
+            never_ready: false,
+            fails: 0,
+            stubborn: false,
+        }
+    }
+
+    pub fn report(&self) -> WardReport {
+        WardReport {
+            spec: self.spec.clone(),
+            incarnation: self.incarnation,
+            held: false,
+            failed: false,
+            phase: match (self.live, self.ready) {
+                (false, _) => Phase::Stopped,
+                (true, false) => Phase::Starting,
+                (true, true) => Phase::Running,
+            },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -57,16 +91,7 @@ impl World {
 
     /// A node with these wards attends.
     pub fn with_node(mut self, name: &str, wards: Vec<WardSpec>) -> Self {
-        let ward = |spec| FakeWard {
-            spec,
-            incarnation: 0,
-            live: false,
-            ready: false,
-            broken: false,
-            hangs: None,
-            never_ready: false,
-        };
-        let wards = wards.into_iter().map(ward).collect();
+        let wards = wards.into_iter().map(FakeWard::new).collect();
         let next_report = self.now;
         let node =
             FakeNode { boot: 1, connected: false, frozen: false, lag: Duration::ZERO, wards, next_report };
@@ -82,21 +107,7 @@ impl World {
     pub fn connect(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         (node.connected, node.frozen) = (true, false);
-        let wards = node
-            .wards
-            .iter()
-            .map(|ward| WardReport {
-                spec: ward.spec.clone(),
-                incarnation: ward.incarnation,
-                held: false,
-                failed: false,
-                phase: match (ward.live, ward.ready) {
-                    (false, _) => Phase::Stopped,
-                    (true, false) => Phase::Starting,
-                    (true, true) => Phase::Running,
-                },
-            })
-            .collect();
+        let wards = node.wards.iter().map(FakeWard::report).collect();
         let boot = node.boot;
         self.inbox.retain(|_, (of, _)| &**of != name);
         self.step(Event::NodeAttached { node: name.into(), boot, wards, groups: vec![] });
@@ -107,6 +118,23 @@ impl World {
         node.connected = false;
         self.inbox.retain(|_, (of, _)| &**of != name);
         self.step(Event::NodeDetached { node: name.into(), goodbye });
+    }
+
+    /// A node hosts one more ward.
+    pub fn join(&mut self, name: &str, ward: FakeWard) {
+        let report = ward.report();
+        self.nodes.get_mut(name).expect("a node").wards.push(ward);
+        self.step(Event::WardJoined { node: name.into(), ward: report });
+    }
+
+    /// A node no longer hosts a ward.
+    pub fn leave(&mut self, id: &WardId) {
+        let node = self.nodes.get_mut(&id.node).expect("a node");
+        node.wards.retain(|ward| ward.spec.name != id.ward);
+        self.inbox.retain(|_, (of, event)| {
+            *of != id.node || !matches!(event, Event::WardExited { ward, .. } if ward == id)
+        });
+        self.step(Event::WardLeft { ward: id.clone() });
     }
 
     /// The process ends and a new one attends at once.
@@ -165,7 +193,7 @@ impl World {
             Action::Start { ward, after_incarnation, .. } => self.obey_start(&ward, after_incarnation),
             Action::Stop { ward: id, incarnation, .. } => {
                 let of = self.ward(&id).filter(|ward| ward.incarnation == incarnation && ward.live);
-                if of.is_some() {
+                if of.is_some_and(|ward| !ward.stubborn) {
                     self.exit(&id, ExitKind::Stopped);
                 }
             }
@@ -185,7 +213,9 @@ impl World {
             return;
         }
         (ward.live, ward.incarnation, ward.ready) = (true, after + 1, !ward.never_ready);
-        let (broken, ready, incarnation) = (ward.broken, ward.ready, after + 1);
+        let broken = ward.broken || ward.fails > 0;
+        ward.fails = ward.fails.saturating_sub(1);
+        let (ready, incarnation) = (ward.ready, after + 1);
         self.send(&id.node, Event::WardStarting { ward: id.clone(), incarnation });
         if broken {
             self.exit(id, ExitKind::Failed);
