@@ -13,7 +13,7 @@ use std::{
 use crate::{
     core::Steward,
     intensity::Restarts,
-    types::{Cause, GroupSpec, Phase, Restart, Strategy, Time, Verdict, WardId, What},
+    types::{Cause, GroupSpec, GroupView, Phase, Restart, Strategy, Time, Verdict, WardId, What},
     ward::{Intent, Pending, Then},
 };
 
@@ -54,6 +54,15 @@ pub(crate) struct Plan {
 impl Group {
     pub(crate) fn new(spec: GroupSpec, origin: Origin) -> Self {
         Self { spec, origin, members: Vec::new(), restarts: Restarts::default(), gave_up: false, plan: None }
+    }
+
+    pub(crate) fn view(&self, now: Time) -> GroupView<'_> {
+        GroupView {
+            spec: &self.spec,
+            members: &self.members,
+            recent: self.restarts.recent(now, self.spec.period),
+            gave_up: self.gave_up,
+        }
     }
 
     pub(crate) fn is_worth_keeping(&self) -> bool {
@@ -293,7 +302,9 @@ impl Steward {
             }
             Some(_) => {}
             None => {
-                self.groups.insert(spec.name.clone(), Group::new(spec, origin));
+                let name = spec.name.clone();
+                self.groups.insert(name.clone(), Group::new(spec, origin));
+                self.recall_group(&name);
             }
         }
     }
