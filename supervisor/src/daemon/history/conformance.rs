@@ -13,8 +13,10 @@ use super::{
 
 const FOREVER: Retention = Retention { max_age: Duration::from_secs(1 << 40), max_bytes: u64::MAX };
 
-/// Each check begins with an empty store.
-const CHECKS: [(&str, fn(&mut dyn Store)); 7] = [
+/// Begins with an empty store.
+type Check = fn(&mut dyn Store);
+
+const CHECKS: [(&str, Check); 7] = [
     ("events come back in order, page by page", pages),
     ("the newest, those after one, those since a time", locates),
     ("only what concerns a ward, or a node", places),

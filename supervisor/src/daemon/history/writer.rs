@@ -419,3 +419,160 @@ fn prepend(carried: Vec<Change>, mut writes: Vec<Arc<Write>>) -> Vec<Arc<Write>>
     }
     writes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::{
+        super::{
+            intent::{Aim, Intent, tests::intent},
+            memory::MemoryStore,
+            store::State,
+        },
+        *,
+    };
+
+    const KEPT: Retention = Retention { max_age: Duration::from_secs(1 << 40), max_bytes: u64::MAX };
+
+    /// A disk that is full while the test says so.
+    struct Faulty {
+        inner: Arc<Mutex<MemoryStore>>,
+        full: Arc<AtomicBool>,
+        transactions: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl Store for Faulty {
+        fn commit(&mut self, writes: &[Arc<Write>]) -> Result<(), StoreError> {
+            if self.full.load(Relaxed) {
+                return Err(StoreError("the disk is full".into()));
+            }
+            self.transactions.lock().unwrap().push(writes.len());
+            self.inner.lock().unwrap().commit(writes)
+        }
+        fn state(&mut self, since: i64) -> Result<State, StoreError> {
+            self.inner.lock().unwrap().state(since)
+        }
+        fn locate(&mut self, filter: &Filter) -> Result<u64, StoreError> {
+            self.inner.lock().unwrap().locate(filter)
+        }
+        fn page(&mut self, filter: &Filter, after: u64, limit: usize) -> Result<Vec<v1::Event>, StoreError> {
+            self.inner.lock().unwrap().page(filter, after, limit)
+        }
+        fn trim(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
+            self.inner.lock().unwrap().trim(retention, now)
+        }
+        fn used(&mut self) -> Result<u64, StoreError> {
+            self.inner.lock().unwrap().used()
+        }
+    }
+
+    struct Bench {
+        history: History,
+        inner: Arc<Mutex<MemoryStore>>,
+        full: Arc<AtomicBool>,
+        transactions: Arc<Mutex<Vec<usize>>>,
+    }
+
+    fn bench(full: bool) -> Bench {
+        let inner = Arc::new(Mutex::new(MemoryStore::default()));
+        let (full, transactions) = (Arc::new(AtomicBool::new(full)), Arc::default());
+        let store =
+            Faulty { inner: inner.clone(), full: full.clone(), transactions: Arc::clone(&transactions) };
+        Bench { history: History::start(Box::new(store), KEPT), inner, full, transactions }
+    }
+
+    impl Bench {
+        fn push(&self, sequence: u64) -> u64 {
+            let event = Arc::new(v1::Event { sequence, ..Default::default() });
+            self.history.push(Write { events: vec![event], changes: Vec::new() })
+        }
+
+        async fn until(&mut self, seen: impl Fn(&Progress) -> bool) {
+            let waited = async {
+                while !seen(&self.history.progress()) {
+                    self.history.progressed().await;
+                }
+            };
+            timeout(Duration::from_secs(20), waited).await.expect("it hangs");
+        }
+
+        async fn read(&self) -> Vec<u64> {
+            let page = self.history.reader().page(&Filter::default(), None, 100_000).await.unwrap();
+            page.iter().map(|event| event.sequence).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_written_in_one_transaction_and_then_confirmed() {
+        let mut bench = bench(true);
+        bench.push(1);
+        bench.until(|progress| progress.failing.is_some()).await;
+        for sequence in 2..=100 {
+            bench.push(sequence);
+        }
+        bench.full.store(false, Relaxed);
+        bench.until(|progress| progress.written == 100).await;
+        assert_eq!(*bench.transactions.lock().unwrap(), [100], "group commit");
+        assert_eq!(bench.read().await, (1..=100).collect::<Vec<_>>());
+        bench.history.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_said_reading_goes_on_and_nothing_is_lost_when_there_is_room_again() {
+        let mut bench = bench(false);
+        let ticket = bench.push(1);
+        bench.until(|progress| progress.written == ticket).await;
+        bench.full.store(true, Relaxed);
+        bench.push(2);
+        bench.until(|progress| progress.failing.is_some()).await;
+        assert_eq!(bench.history.progress().failing.unwrap().why, "the disk is full");
+        let last = bench.push(3);
+        assert_eq!(bench.read().await, [1, 2, 3], "what is not written can be read from memory");
+        bench.full.store(false, Relaxed);
+        bench.until(|progress| progress.failing.is_none() && progress.written == last).await;
+        assert_eq!(bench.inner.lock().unwrap().page(&Filter::default(), 0, 9).unwrap().len(), 3);
+        assert_eq!(bench.history.progress().dropped, 0);
+        bench.history.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_memory_is_counted_and_intents_are_never_lost() {
+        let mut bench = bench(true);
+        let change = Change::Open(Intent { id: 9, ..intent(Aim::Restart, "w", 3) });
+        bench.history.push(Write { events: vec![Arc::default()], changes: vec![change] });
+        let mut last = 0;
+        for sequence in 1..=WAITING as u64 + 10 {
+            last = bench.push(sequence);
+        }
+        bench.full.store(false, Relaxed);
+        bench.until(|progress| progress.written == last).await;
+        assert_eq!(bench.history.progress().dropped, 11);
+        let state = bench.inner.lock().unwrap().state(0).unwrap();
+        assert_eq!(state.intents.first().map(|intent| intent.id), Some(9));
+        assert_eq!(state.last_sequence, WAITING as u64 + 10);
+        bench.history.close().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_before_the_end_is_written() {
+        let bench = bench(false);
+        for sequence in 1..=3_000 {
+            bench.push(sequence);
+        }
+        let (inner, transactions) = (bench.inner.clone(), bench.transactions.clone());
+        bench.history.close().await;
+        assert_eq!(inner.lock().unwrap().state(0).unwrap().last_sequence, 3_000);
+        assert!(transactions.lock().unwrap().iter().all(|writes| *writes <= BATCH));
+    }
+
+    #[test]
+    fn of_changes_carried_over_the_last_about_each_thing_is_kept() {
+        let hold = |quarantined| Change::Hold { ward: ("n".into(), "w".into()), quarantined };
+        let open = |due_at| Change::Open(Intent { id: 1, due_at, ..intent(Aim::Restart, "w", 3) });
+        let close = Change::Close { id: 1, at: 0, outcome: String::new() };
+        let mut changes = vec![hold(true), open(1), open(2), close.clone(), hold(false)];
+        keep_the_last(&mut changes);
+        assert_eq!(changes, [open(2), close, hold(false)]);
+    }
+}
