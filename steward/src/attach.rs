@@ -162,6 +162,7 @@ impl Steward {
                 ward.intent = Intent::Down;
             }
             self.wards.insert(id.clone(), ward);
+            self.recall_ward(id, report);
         }
         if let Some(group) = self.groups.get_mut(&group) {
             group.members.push(id.clone());

@@ -27,6 +27,15 @@ impl Streak {
         self.last = Some(now.saturating_add(delay));
         delay
     }
+
+    /// A restart that a steward before this one decided.
+    pub(crate) fn recall(&mut self, backoff: &Backoff, at: Time) {
+        if self.last.is_none_or(|last| at.saturating_sub(last) > backoff.reset) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.last = Some(at);
+    }
 }
 
 /// Between half and the whole of `full`.

@@ -16,6 +16,7 @@ use crate::{
     budget::Budget,
     detector,
     group::{Group, Origin},
+    memory::Memory,
     node::Node,
     types::{
         Action, Cause, Config, Event, GroupSpec, GroupView, NodeName, NodeView, Note, Time, Verdict, WardId,
@@ -54,6 +55,7 @@ pub struct Steward {
     /// Groups whose plans may go on.
     pub(crate) dirty: BTreeSet<Arc<str>>,
     pub(crate) out: Vec<Action>,
+    pub(crate) memory: Memory,
 }
 
 impl Steward {
@@ -78,6 +80,7 @@ impl Steward {
             touched_nodes: BTreeSet::new(),
             dirty: BTreeSet::new(),
             out: Vec::new(),
+            memory: Memory::default(),
         }
     }
 
@@ -112,22 +115,30 @@ impl Steward {
         let patient = now.max(self.now).saturating_sub(self.slack);
         self.nodes.values().flat_map(move |node| {
             let unreachable = node.verdict == Verdict::Unreachable;
-            node.order.iter().filter_map(move |id| {
-                let (id, ward) = self.wards.get_key_value(id)?;
-                Some(WardView {
-                    id,
-                    spec: &ward.spec,
-                    phase: ward.phase,
-                    verdict: if unreachable { Verdict::Unreachable } else { ward.verdict },
-                    incarnation: ward.incarnation,
-                    restarts: ward.restarts,
-                    last_error_id: ward.last_error_id.as_ref(),
-                    in_progress: ward.work.in_progress,
-                    work_ended: ward.work.ended,
-                    oldest_work: ward.oldest_work(patient),
-                    restart_due: ward.pending.as_ref().and_then(|pending| pending.due),
-                })
-            })
+            node.order.iter().filter_map(move |id| self.view(id, unreachable, patient))
+        })
+    }
+
+    /// One ward as it is now.
+    pub fn ward(&self, id: &WardId) -> Option<WardView<'_>> {
+        let unreachable = self.nodes.get(&id.node).is_some_and(|node| node.verdict == Verdict::Unreachable);
+        self.view(id, unreachable, self.patient())
+    }
+
+    fn view(&self, id: &WardId, unreachable: bool, patient: Time) -> Option<WardView<'_>> {
+        let (id, ward) = self.wards.get_key_value(id)?;
+        Some(WardView {
+            id,
+            spec: &ward.spec,
+            phase: ward.phase,
+            verdict: if unreachable { Verdict::Unreachable } else { ward.verdict },
+            incarnation: ward.incarnation,
+            restarts: ward.restarts,
+            last_error_id: ward.last_error_id.as_ref(),
+            in_progress: ward.work.in_progress,
+            work_ended: ward.work.ended,
+            oldest_work: ward.oldest_work(patient),
+            restart_due: ward.pending.as_ref().and_then(|pending| pending.due),
         })
     }
 
@@ -145,13 +156,12 @@ impl Steward {
     /// All groups, by name.
     pub fn groups(&self, now: Time) -> impl Iterator<Item = GroupView<'_>> {
         let now = now.max(self.now);
-        self.groups.values().map(move |group| GroupView {
-            spec: &group.spec,
-            parent: group.parent.as_ref(),
-            members: &group.members,
-            recent: group.restarts.recent(now, group.spec.period),
-            gave_up: group.gave_up,
-        })
+        self.groups.values().map(move |group| group.view(now))
+    }
+
+    /// One group by name.
+    pub fn group(&self, name: &str, now: Time) -> Option<GroupView<'_>> {
+        self.groups.get(name).map(|group| group.view(now.max(self.now)))
     }
 
     /// What it was made with.

@@ -13,7 +13,9 @@ use crate::{
     intensity::Restarts,
     plan::{End, Ending, Plan},
     tree::Member,
-    types::{AutoShutdown, Cause, GroupSpec, Phase, Restart, Strategy, Time, Verdict, WardId, What},
+    types::{
+        AutoShutdown, Cause, GroupSpec, GroupView, Phase, Restart, Strategy, Time, Verdict, WardId, What,
+    },
     ward::{Intent, Pending, Then},
 };
 
@@ -57,6 +59,16 @@ impl Group {
             gave_up: false,
             over: false,
             plan: None,
+        }
+    }
+
+    pub(crate) fn view(&self, now: Time) -> GroupView<'_> {
+        GroupView {
+            spec: &self.spec,
+            parent: self.parent.as_ref(),
+            members: &self.members,
+            recent: self.restarts.recent(now, self.spec.period),
+            gave_up: self.gave_up,
         }
     }
 

@@ -49,6 +49,7 @@ mod detector;
 mod group;
 mod intensity;
 mod life;
+mod memory;
 mod node;
 mod plan;
 mod tree;
@@ -57,6 +58,7 @@ mod ward;
 
 pub use crate::core::Steward;
 pub use life::REPEAT_AFTER;
+pub use memory::{Memory, Rest, Resume, WardMemory};
 pub use node::{FORGET_AFTER, GOODBYE_PATIENCE};
 pub use plan::START_PATIENCE;
 pub use types::*;

@@ -37,7 +37,10 @@ impl Steward {
         let (name, parent) = (spec.name.clone(), spec.parent.clone());
         match self.groups.get_mut(&name) {
             Some(group) => (group.spec, group.origin) = (spec, origin),
-            None => drop(self.groups.insert(name.clone(), Group::new(spec, origin))),
+            None => {
+                self.groups.insert(name.clone(), Group::new(spec, origin));
+                self.recall_group(&name);
+            }
         }
         self.unlink(&name);
         if let Some(parent) = parent {

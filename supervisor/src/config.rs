@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward, wire};
 use wardkeep_steward::Config;
 
-use crate::daemon::Launch;
+use crate::daemon::{HISTORY_AGE, HISTORY_BYTES, Launch};
 
 /// `wardkeep serve supervisor --config`.
 #[derive(Debug, Default, Deserialize)]
@@ -37,10 +37,24 @@ pub struct SupervisorFile {
     /// Nodes take over their own wards after so long without a session.
     #[serde(deserialize_with = "duration")]
     pub mandate_grace: Option<Duration>,
+    /// What of the history is kept.
+    pub history: HistoryEntry,
     /// Groups.
     pub group: Vec<GroupEntry>,
     /// Nodes to launch.
     pub node: Vec<LaunchEntry>,
+}
+
+/// `[history]` of a supervisor.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistoryEntry {
+    /// What happened longer ago is dropped.
+    #[serde(deserialize_with = "duration")]
+    max_age: Option<Duration>,
+    /// Beyond so many bytes the oldest is dropped.
+    #[serde(deserialize_with = "bytes")]
+    max_bytes: Option<u64>,
 }
 
 /// `wardkeep serve node --config`.
@@ -147,6 +161,44 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
     humantime::parse_duration(&text).map(Some).map_err(|e| {
         serde::de::Error::custom(format!("{text:?} is not a duration such as \"500ms\" or \"2s\" ({e})"))
     })
+}
+
+/// The least worth keeping.
+const LEAST_BYTES: u64 = 1 << 20;
+
+/// A number of bytes, or text with a unit.
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Bytes {
+        Number(u64),
+        Text(String),
+    }
+    let text = match Bytes::deserialize(deserializer)? {
+        Bytes::Number(bytes) => return Ok(Some(bytes)),
+        Bytes::Text(text) => text,
+    };
+    text.parse::<bytesize::ByteSize>().map(|size| Some(size.as_u64())).map_err(|_| {
+        serde::de::Error::custom(format!("{text:?} is not a number of bytes such as \"256MiB\" or 1000000"))
+    })
+}
+
+impl HistoryEntry {
+    /// How long, and how many bytes of it, what happened is kept.
+    ///
+    /// # Errors
+    /// One line if that is nothing.
+    pub fn retention(&self) -> Result<(Duration, u64), String> {
+        let age = self.max_age.unwrap_or(HISTORY_AGE);
+        let bytes = self.max_bytes.unwrap_or(HISTORY_BYTES);
+        if age.is_zero() {
+            return Err("history.max_age must be longer than nothing".to_owned());
+        }
+        if bytes < LEAST_BYTES {
+            return Err(format!("history.max_bytes is {bytes}: it must be at least 1 MiB"));
+        }
+        Ok((age, bytes))
+    }
 }
 
 impl GroupEntry {
@@ -339,6 +391,22 @@ mod tests {
         assert!(refused.starts_with("silence_ceiling (2s 500ms) must be at least twice"), "{refused}");
         assert!(file("pulse_interval = \"0s\"").steward().is_err());
         assert!(file("pulse_interval = \"5s\"\nsilence_ceiling = \"20s\"").steward().is_ok());
+    }
+
+    #[test]
+    fn what_is_kept_of_the_history_is_some_of_it() {
+        let kept = |text| toml::from_str::<SupervisorFile>(text).map(|file| file.history.retention());
+        assert_eq!(kept("").unwrap().unwrap(), (HISTORY_AGE, HISTORY_BYTES));
+        let week = Duration::from_secs(7 * 86_400);
+        assert_eq!(
+            kept("[history]\nmax_age = \"7d\"\nmax_bytes = \"2GiB\"").unwrap().unwrap(),
+            (week, 2 << 30)
+        );
+        assert_eq!(kept("[history]\nmax_bytes = 5000000").unwrap().unwrap().1, 5_000_000);
+        assert!(kept("[history]\nmax_age = \"0s\"").unwrap().unwrap_err().contains("history.max_age"));
+        assert!(kept("[history]\nmax_bytes = \"4KiB\"").unwrap().unwrap_err().contains("at least 1 MiB"));
+        let bad = kept("[history]\nmax_bytes = \"plenty\"").unwrap_err().to_string();
+        assert!(bad.contains("\"plenty\" is not a number of bytes such as"), "{bad}");
     }
 
     #[test]

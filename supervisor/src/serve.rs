@@ -73,6 +73,8 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
     if let Some(grace) = file.mandate_grace {
         builder = builder.mandate_grace(grace);
     }
+    let (max_age, max_bytes) = file.history.retention().map_err(ServeError::Usage)?;
+    builder = builder.history(max_age, max_bytes);
     for group in &file.group {
         builder = builder.group(group.spec());
     }

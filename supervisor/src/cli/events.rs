@@ -54,7 +54,7 @@ pub(crate) async fn last(
     operator: &mut OperatorClient<Channel>,
     limit: u32,
 ) -> Result<Vec<Event>, Failure> {
-    let request = session.request(WatchEventsRequest { follow: false, after_sequence: 0, limit });
+    let request = session.request(WatchEventsRequest { limit, ..Default::default() });
     let collect = async {
         let mut stream = operator.watch_events(request).await?.into_inner();
         let mut events = Vec::new();
@@ -72,7 +72,7 @@ async fn follow(
     limit: u32,
 ) -> Result<Exit, Failure> {
     // No deadline goes with the request: it would end the stream.
-    let request = Request::new(WatchEventsRequest { follow: true, after_sequence: 0, limit });
+    let request = Request::new(WatchEventsRequest { follow: true, limit, ..Default::default() });
     let mut stream = session.answer(&session.supervisor, operator.watch_events(request)).await?;
     let mut previous = 0;
     loop {

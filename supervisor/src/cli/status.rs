@@ -85,6 +85,11 @@ fn not_running(failure: Failure, address: &str) -> Failure {
 /// What is not as it should be, one phrase each. A node that is not well speaks for its wards.
 fn problems(fleet: &Fleet) -> Vec<String> {
     let mut found = Vec::new();
+    let history = fleet.supervisor.as_ref().and_then(|s| s.history.as_ref());
+    if let Some(history) = history.filter(|history| history.not_written_since.is_some()) {
+        let since = rfc3339(history.not_written_since).unwrap_or_default();
+        found.push(format!("history: not written since {since} ({})", history.not_written_why));
+    }
     let mut silent = Vec::new();
     for node in fleet.nodes.iter().map(NodeView::from) {
         if let (word, Tone::Bad) = node_state(&node) {
@@ -136,7 +141,11 @@ fn headline(status: &Status, fleet: &Fleet) -> String {
     };
     let s = &status.supervisor;
     let up = age(fleet.supervisor.as_ref().and_then(|s| s.started_at), now(fleet));
-    text.push_str(&format!("supervisor {} on {}, up {up}, epoch {}\n\n", s.address, s.machine, s.epoch));
+    text.push_str(&format!("supervisor {} on {}, up {up}, epoch {}\n", s.address, s.machine, s.epoch));
+    if !s.history.durable {
+        text.push_str("history: in memory only, it ends with the supervisor; keep it with --data-dir\n");
+    }
+    text.push('\n');
     text
 }
 

@@ -98,6 +98,40 @@ pub(crate) struct SupervisorView {
     pub(crate) epoch: u64,
     pub(crate) started_at: Option<String>,
     pub(crate) last_event_sequence: u64,
+    pub(crate) history: HistoryView,
+}
+
+/// How it stands with the record of what happened.
+#[derive(Clone, Debug, Serialize)]
+/// The fields are those of wardkeep.v1.History.
+pub(crate) struct HistoryView {
+    pub(crate) durable: bool,
+    pub(crate) path: Option<String>,
+    pub(crate) bytes: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) not_written_since: Option<String>,
+    pub(crate) not_written_why: Option<String>,
+    pub(crate) dropped: u64,
+}
+
+/// What a verdict rests on.
+#[derive(Clone, Debug, Serialize)]
+/// The fields are those of wardkeep.v1.Evidence.
+pub(crate) struct EvidenceView {
+    pub(crate) last_pulse_ms: Option<u64>,
+    pub(crate) oldest_work_ms: Option<u64>,
+    pub(crate) last_report_ms: Option<u64>,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, Serialize)]
+/// The fields are those of wardkeep.v1.Decision.
+pub(crate) struct DecisionView {
+    pub(crate) recent: u32,
+    pub(crate) intensity: u32,
+    pub(crate) period_ms: Option<u64>,
+    pub(crate) delay_ms: Option<u64>,
+    pub(crate) gave_up: bool,
 }
 
 /// One thing that happened.
@@ -116,6 +150,10 @@ pub(crate) struct EventView {
     pub(crate) epoch: u64,
     pub(crate) traceparent: Option<String>,
     pub(crate) error: Option<ErrorView>,
+    pub(crate) group: Option<String>,
+    pub(crate) evidence: Option<EvidenceView>,
+    pub(crate) decision: Option<DecisionView>,
+    pub(crate) boot_id: Option<String>,
 }
 
 /// The error of an event, as far as its reader needs it here.
@@ -220,6 +258,43 @@ impl SupervisorView {
             epoch: supervisor.epoch,
             started_at: rfc3339(supervisor.started_at),
             last_event_sequence: supervisor.last_event_sequence,
+            history: HistoryView::from(&supervisor.history.clone().unwrap_or_default()),
+        }
+    }
+}
+
+impl From<&v1::History> for HistoryView {
+    fn from(history: &v1::History) -> Self {
+        Self {
+            durable: history.durable,
+            path: some(&history.path),
+            bytes: history.bytes,
+            max_bytes: history.max_bytes,
+            not_written_since: rfc3339(history.not_written_since),
+            not_written_why: some(&history.not_written_why),
+            dropped: history.dropped,
+        }
+    }
+}
+
+impl From<&v1::Evidence> for EvidenceView {
+    fn from(evidence: &v1::Evidence) -> Self {
+        Self {
+            last_pulse_ms: millis(evidence.last_pulse),
+            oldest_work_ms: millis(evidence.oldest_work),
+            last_report_ms: millis(evidence.last_report),
+        }
+    }
+}
+
+impl From<&v1::Decision> for DecisionView {
+    fn from(decision: &v1::Decision) -> Self {
+        Self {
+            recent: decision.recent,
+            intensity: decision.intensity,
+            period_ms: millis(decision.period),
+            delay_ms: millis(decision.delay),
+            gave_up: decision.gave_up,
         }
     }
 }
@@ -239,6 +314,10 @@ impl From<&v1::Event> for EventView {
             epoch: event.epoch,
             traceparent: some(&event.traceparent),
             error: event.error.as_ref().map(ErrorView::from),
+            group: some(&event.group),
+            evidence: event.evidence.as_ref().map(EvidenceView::from),
+            decision: event.decision.as_ref().map(DecisionView::from),
+            boot_id: some(&event.boot_id),
         }
     }
 }

@@ -1,35 +1,44 @@
-//! What the steward wants, done: told to nodes, to the launcher, and to the story of what happened.
+//! What the steward wants: written down first, then done. Told to nodes, to the launcher, and to the
+//! story of what happened.
 
 use std::sync::Arc;
 
 use chrono::Utc;
-use wardkeep_node::story;
+use wardkeep_node::{story, wire};
 use wardkeep_proto::{
     duration, timestamp, trace,
     v1::{self, command, steward_message::Kind as Down},
 };
-use wardkeep_steward::{Action, Cause, Event, Note, WardId, What};
+use wardkeep_steward::{Action, Asked, Cause, Event, Note, Phase, Restart, Strategy, Verdict, WardId, What};
 
-use super::{fleet::Fleet, launcher};
+use super::{
+    chronicle::Deed,
+    failpoint,
+    fleet::Fleet,
+    history::{Aim, Intent, Lane},
+    launcher,
+};
 
 impl Fleet {
     pub(super) fn step(&mut self, event: Event) {
-        let now = self.origin.elapsed();
+        let now = self.now();
         let mut latest = Cause::default();
         for action in self.steward.step(now, event) {
-            self.act(action, &mut latest);
+            self.decide(action, &mut latest);
         }
     }
 
-    /// `latest`: of what the steward told of last.
-    fn act(&mut self, action: Action, latest: &mut Cause) {
+    /// Drafts what is to be written and done. `latest`: of what the steward told of last.
+    fn decide(&mut self, action: Action, latest: &mut Cause) {
         self.state_changed = true;
         match action {
             Action::Note(note) => {
                 self.keep(&note);
+                self.intend_noted(&note);
                 *latest = note.cause;
             }
             Action::Start { ward, after_incarnation, cause } => {
+                self.intend_start(&ward, after_incarnation, &cause);
                 self.command_ward(&ward, &cause, |slot| {
                     command::Kind::Start(v1::StartWard { slot, after_incarnation })
                 });
@@ -40,24 +49,63 @@ impl Fleet {
                 {
                     record.hold(slot);
                 }
+                self.chronicle.hold(&ward.node, &ward.ward, quarantined);
                 self.command_ward(&ward, latest, |slot| {
                     command::Kind::Hold(v1::HoldWard { slot, incarnation, quarantined })
                 });
             }
             Action::Stop { ward, incarnation, grace, cause } => {
+                self.intend_stop(&ward, incarnation, &cause);
                 let grace = Some(duration(grace));
                 self.command_ward(&ward, &cause, |slot| {
                     command::Kind::Stop(v1::StopWard { slot, incarnation, grace })
                 });
             }
             Action::Launch { node, cause } => {
+                let intent = self.intent(Aim::Launch, &node, "", 0, &cause);
+                self.chronicle.intend(intent);
                 let order = launcher::Order { node: node.to_string(), reason: cause.reason };
-                if self.launcher.try_send(order).is_err() {
-                    tracing::error!(%node, "the launcher does not take orders; the steward will order again");
-                }
+                self.chronicle.deed(Deed::Launch(order));
             }
         }
     }
+
+    /// Does what is written down.
+    pub(super) fn carry_out(&mut self) {
+        for deed in self.chronicle.ready() {
+            match deed {
+                Deed::Tell { node, session, message, restart } => {
+                    let now = self.nodes.get(&node).and_then(|record| record.session.as_ref());
+                    // A node that came back meanwhile has been told anew.
+                    if now.is_some_and(|now| now.id == session) {
+                        self.send(&node, message);
+                        if restart {
+                            failpoint::reach("restart-sent");
+                        }
+                    }
+                }
+                Deed::Launch(order) => {
+                    if let Err(error) = self.launcher.try_send(order) {
+                        let node = error.into_inner().node;
+                        tracing::error!(%node, "the launcher does not take orders; the steward will order again");
+                    }
+                }
+                Deed::Answer { to, taken_on } => {
+                    // Whoever waits for the effect must not take an older picture for it.
+                    if self.state_changed {
+                        self.show();
+                    }
+                    // An operator who has gone away gets no answer, but the wish stands.
+                    let _ = to.send(taken_on);
+                }
+            }
+        }
+        if let Some(news) = self.chronicle.news() {
+            self.tell(v1::EventKind::Steward, "", news, "");
+        }
+    }
+
+    // --- the story ---
 
     fn keep(&mut self, note: &Note) {
         let mut event = story::event(note);
@@ -69,22 +117,164 @@ impl Fleet {
             tracing::debug!(target: "steward", error, "{place}: {}", event.text);
             return;
         }
+        if let (What::Asked(_), Some(intent)) = (&note.what, &self.resuming) {
+            event.kind = v1::EventKind::Steward.into();
+            let who = if intent.actor.is_empty() { "the steward" } else { &intent.actor };
+            event.text = format!("goes on with a restart by {who}: {}", note.cause.reason);
+        }
         tracing::info!(target: "steward", error, "{place}: {}", event.text);
         event.epoch = self.settings.epoch;
         if matches!(note.what, What::Asked(_)) {
             event.actor.clone_from(&self.actor);
         }
-        self.log.push(event);
+        self.explain(note, &mut event);
+        self.chronicle.event(event);
     }
+
+    /// What a verdict rests on, and what a decision leaves.
+    fn explain(&self, note: &Note, event: &mut v1::Event) {
+        let record = note.node.as_ref().and_then(|node| self.nodes.get(node));
+        if let Some(ward) = &note.ward {
+            event.group = self.group_of(ward);
+        }
+        let group = self.steward.group(&event.group, self.now());
+        let decision = |recent, delay, gave_up| {
+            let group = group.as_ref()?;
+            let (intensity, period) = (group.spec.intensity, Some(duration(group.spec.period)));
+            Some(v1::Decision { recent, intensity, period, delay, gave_up })
+        };
+        match &note.what {
+            What::NodeAttended { .. } => {
+                event.boot_id = record.map(|record| record.boot.to_string()).unwrap_or_default();
+            }
+            What::NodeVerdict(verdict) if *verdict != Verdict::Healthy => {
+                event.evidence = record.map(|record| record.evidence(None));
+            }
+            What::WardVerdict(_) | What::WardExited(_) => {
+                let ward = note.ward.as_ref().map(|ward| &*ward.ward);
+                event.evidence = record.map(|record| record.evidence(ward));
+            }
+            What::WardRestart { recent, delay, .. } => {
+                event.decision = decision(*recent, Some(duration(*delay)), false);
+            }
+            What::GroupGaveUp { recent, .. } => event.decision = decision(*recent, None, true),
+            What::Asked(Asked::Start | Asked::Restart) => {
+                event.decision = decision(group.as_ref().map_or(0, |group| group.recent), None, false);
+            }
+            _ => {}
+        }
+    }
+
+    /// A ward's group; empty if the ward is not known.
+    pub(super) fn group_of(&self, ward: &WardId) -> String {
+        let record = self.nodes.get(&ward.node);
+        record.and_then(|record| Some(record.group(record.slot(&ward.ward)?))).unwrap_or_default()
+    }
+
+    // --- intents ---
+
+    pub(super) fn intent(&self, aim: Aim, node: &str, ward: &str, incarnation: u64, cause: &Cause) -> Intent {
+        let boot = self.nodes.get(node).map(|record| record.boot.to_string()).unwrap_or_default();
+        let now = Utc::now().timestamp_millis();
+        Intent {
+            id: 0,
+            aim,
+            node: node.to_owned(),
+            ward: ward.to_owned(),
+            incarnation,
+            boot,
+            counted: false,
+            asked: false,
+            drain_ms: None,
+            decided_at: now,
+            due_at: now,
+            reason: cause.reason.clone(),
+            actor: String::new(),
+            error_id: cause.error_id.as_deref().unwrap_or_default().to_owned(),
+            traceparent: cause.traceparent.as_deref().unwrap_or_default().to_owned(),
+            epoch: self.settings.epoch,
+        }
+    }
+
+    fn intend_noted(&mut self, note: &Note) {
+        let Some(ward) = &note.ward else { return };
+        let intent = self.intent(Aim::Restart, &ward.node, &ward.ward, note.incarnation, &note.cause);
+        match &note.what {
+            What::WardRestart { delay, .. } => {
+                let due_at =
+                    intent.due_at.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+                self.chronicle.intend(Intent { counted: true, due_at, ..intent });
+            }
+            // Its stop follows, and after that it is to run again.
+            What::WardVerdict(Verdict::Stalled) => self.chronicle.intend(intent),
+            What::GroupGaveUp { group, .. } => self.gave_up(group),
+            What::Asked(asked @ (Asked::Start | Asked::Restart)) => {
+                self.chronicle.release(&ward.node, &ward.ward);
+                let up = self.steward.ward(ward).is_some_and(|view| {
+                    *asked == Asked::Start && matches!(view.phase, Phase::Running | Phase::Starting)
+                });
+                // A start of what runs is nothing to wait for.
+                if !up {
+                    let actor = self.resuming.as_ref().map_or(&self.actor, |before| &before.actor).clone();
+                    self.chronicle.intend(Intent { asked: true, actor, ..intent });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn gave_up(&mut self, group: &str) {
+        let members =
+            self.steward.group(group, self.now()).map(|view| view.members.to_vec()).unwrap_or_default();
+        for id in members {
+            self.chronicle.settle(&id.node, &id.ward, Lane::Ward, "its group gave up");
+            if self.steward.ward(&id).is_some_and(|view| view.phase == Phase::Quarantined) {
+                self.chronicle.hold(&id.node, &id.ward, true);
+            }
+        }
+    }
+
+    fn intend_start(&mut self, ward: &WardId, after: u64, cause: &Cause) {
+        self.chronicle.release(&ward.node, &ward.ward);
+        if self.open_restart(ward).is_none_or(|intent| intent.incarnation != after) {
+            let intent = self.intent(Aim::Restart, &ward.node, &ward.ward, after, cause);
+            self.chronicle.intend(intent);
+        }
+    }
+
+    /// A stop is part of a restart (of the ward, or of its group), or the end of it.
+    fn intend_stop(&mut self, ward: &WardId, incarnation: u64, cause: &Cause) {
+        let rests = self.chronicle.rests(&ward.node, &ward.ward);
+        if !rests && self.open_restart(ward).is_some_and(|intent| intent.incarnation == incarnation) {
+            return;
+        }
+        let group = self.steward.group(&self.group_of(ward), self.now());
+        let shared = group.is_some_and(|group| !group.gave_up && group.spec.strategy != Strategy::OneForOne);
+        let temporary = self.steward.ward(ward).is_none_or(|view| view.spec.restart == Restart::Temporary);
+        let again = shared && !rests && !temporary;
+        let aim = if again { Aim::Restart } else { Aim::Stop };
+        let intent = self.intent(aim, &ward.node, &ward.ward, incarnation, cause);
+        // Its group's restart was counted, for the ward that failed.
+        self.chronicle.intend(Intent { asked: again, ..intent });
+    }
+
+    pub(super) fn open_restart(&self, ward: &WardId) -> Option<&Intent> {
+        let intent = self.chronicle.intents.get(&ward.node, &ward.ward, Lane::Ward);
+        intent.filter(|intent| intent.aim == Aim::Restart)
+    }
+
+    // --- commands ---
 
     fn command_ward(&mut self, ward: &WardId, cause: &Cause, kind: impl FnOnce(u32) -> command::Kind) {
         let slot = self.nodes.get(&ward.node).and_then(|record| record.slot(&ward.ward));
         if let Some(slot) = slot {
-            self.command(&ward.node, kind(slot), cause);
+            let restart = self.open_restart(ward).is_some();
+            self.command(&ward.node, kind(slot), cause, restart);
         }
     }
 
-    pub(super) fn command(&mut self, node: &Arc<str>, kind: command::Kind, cause: &Cause) {
+    /// `restart`: it is part of one that was decided.
+    pub(super) fn command(&mut self, node: &Arc<str>, kind: command::Kind, cause: &Cause, restart: bool) {
         // The decision is part of the trace of the call that led to it.
         let span = tracing::info_span!("steward.decide", %node, reason = %cause.reason);
         if let Some(parent) = &cause.traceparent {
@@ -96,6 +286,7 @@ impl Fleet {
         };
         let id = session.next_command;
         session.next_command += 1;
+        let session = session.id;
         let command = v1::Command {
             id,
             epoch: self.settings.epoch,
@@ -103,10 +294,11 @@ impl Fleet {
             traceparent: traceparent.unwrap_or_default(),
             kind: Some(kind),
         };
-        self.send(node, Down::Command(command));
+        let message = Down::Command(command);
+        self.chronicle.deed(Deed::Tell { node: node.clone(), session, message, restart });
     }
 
-    /// To a node. One that does not read loses its session and is told anew when it is back.
+    /// To a node, at once. One that does not read loses its session and is told anew when it is back.
     pub(super) fn send(&mut self, node: &Arc<str>, kind: Down) {
         let session = self.nodes.get(node).and_then(|record| record.session.as_ref());
         let Some(session) = session else { return };
@@ -121,7 +313,7 @@ impl Fleet {
     pub(super) fn tell(&mut self, kind: v1::EventKind, node: &str, text: String, actor: &str) {
         self.state_changed = true;
         tracing::info!(node, actor, "{text}");
-        self.log.push(v1::Event {
+        self.chronicle.event(v1::Event {
             at: Some(timestamp(Utc::now())),
             kind: kind.into(),
             node: node.to_owned(),
@@ -129,6 +321,16 @@ impl Fleet {
             actor: actor.to_owned(),
             epoch: self.settings.epoch,
             ..Default::default()
+        });
+    }
+
+    /// Tells the steward what a node says of itself.
+    pub(super) fn attached(&mut self, node: Arc<str>, hello: &v1::Hello, boot: u128) {
+        self.step(Event::NodeAttached {
+            node,
+            boot,
+            wards: hello.wards.iter().map(wire::ward_report).collect(),
+            groups: hello.groups.iter().map(wire::group_spec).collect(),
         });
     }
 }

@@ -26,6 +26,14 @@ pub enum SupervisorError {
         #[source]
         source: std::io::Error,
     },
+    /// The history cannot be used.
+    #[error("cannot use the history {path}: {what}")]
+    History {
+        /// Its file.
+        path: PathBuf,
+        /// Why, and what to do.
+        what: String,
+    },
     /// Another supervisor runs on the same data directory.
     #[error("another supervisor uses {path} already")]
     DataDirInUse {
@@ -107,6 +115,7 @@ impl Kind for SupervisorError {
         match self {
             Self::CannotListen { .. } => "CANNOT_LISTEN",
             Self::DataDir { .. } => "DATA_DIR",
+            Self::History { .. } => "HISTORY",
             Self::DataDirInUse { .. } => "DATA_DIR_IN_USE",
             Self::Full { .. } => "FULL",
             Self::NoSuchNode(_) => "NO_SUCH_NODE",
@@ -132,7 +141,9 @@ impl Kind for SupervisorError {
             Self::Protocol(_) => Code::InvalidArgument,
             Self::NotSeen { .. } => Code::DeadlineExceeded,
             Self::Failed(_) => Code::Aborted,
-            Self::CannotListen { .. } | Self::DataDir { .. } | Self::ShuttingDown => Code::Unavailable,
+            Self::CannotListen { .. } | Self::DataDir { .. } | Self::History { .. } | Self::ShuttingDown => {
+                Code::Unavailable
+            }
         }
     }
 
@@ -147,9 +158,10 @@ impl Kind for SupervisorError {
             Self::Failed(_) => "It was tried, and failed.",
             Self::ShuttingDown => "The supervisor is restarting. Please try again in a moment.",
             Self::Full { .. } => "There is no room for more at the moment.",
-            Self::CannotListen { .. } | Self::DataDir { .. } | Self::DataDirInUse { .. } => {
-                "The service could not be set up. Please tell its operators."
-            }
+            Self::CannotListen { .. }
+            | Self::DataDir { .. }
+            | Self::DataDirInUse { .. }
+            | Self::History { .. } => "The service could not be set up. Please tell its operators.",
         }
         .to_owned()
     }

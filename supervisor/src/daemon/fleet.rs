@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,7 +14,7 @@ use std::{
 
 use chrono::Utc;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
     time::Instant,
 };
 use tonic::Status;
@@ -26,9 +27,11 @@ use wardkeep_proto::{
 use wardkeep_steward::{Cause, Config, Event, GroupSpec, Steward, WardId};
 
 use super::{
-    SupervisorError, directory,
+    SupervisorError,
+    chronicle::{Chronicle, Deed},
+    directory,
     error_store::{ErrorStore, Found},
-    event_log::{EventLog, Reading},
+    history::{History, Intent, Intents, Lane, REMEMBERED, State, recall},
     launcher,
     record::{self, NodeRecord, Session},
     wish::Wish,
@@ -97,11 +100,6 @@ pub(super) enum Msg {
         id: String,
         answer: oneshot::Sender<Found>,
     },
-    ReadEvents {
-        after: u64,
-        limit: usize,
-        answer: oneshot::Sender<Reading>,
-    },
     Shutdown,
 }
 
@@ -114,6 +112,15 @@ pub(super) struct Settings {
     pub(super) launchable: BTreeSet<String>,
 }
 
+/// What there was before, and where it goes on.
+pub(super) struct Remembered {
+    pub(super) state: State,
+    pub(super) history: History,
+    pub(super) followers: broadcast::Sender<Arc<v1::Event>>,
+    /// Where it is kept (`None`: in memory only), and at most how much of it.
+    pub(super) kept: (Option<PathBuf>, u64),
+}
+
 pub(super) struct Fleet {
     pub(super) settings: Settings,
     pub(super) steward: Steward,
@@ -124,12 +131,14 @@ pub(super) struct Fleet {
     pub(super) lost: Vec<Arc<str>>,
     /// Who has the wish that is being dealt with.
     pub(super) actor: String,
-    pub(super) log: EventLog,
+    /// The intent of an earlier supervisor that is being gone on with.
+    pub(super) resuming: Option<Intent>,
+    pub(super) chronicle: Chronicle,
     errors: ErrorStore,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
     pub(super) launcher: mpsc::Sender<launcher::Order>,
-    pub(super) origin: Instant,
+    origin: Instant,
     started_at: prost_types::Timestamp,
     pub(super) state_changed: bool,
     reported: bool,
@@ -141,19 +150,24 @@ pub(super) struct Fleet {
 impl Fleet {
     pub(super) fn new(
         settings: Settings,
+        remembered: Remembered,
         picture: watch::Sender<Arc<v1::Fleet>>,
         view: watch::Sender<Arc<v1::DirectoryView>>,
         launcher: mpsc::Sender<launcher::Order>,
     ) -> Self {
         let origin = Instant::now();
+        let Remembered { state, history, followers, kept } = remembered;
+        let memory = recall(&state, Utc::now().timestamp_millis(), REMEMBERED);
+        let intents = Intents::new(state.intents, state.last_intent);
         Self {
-            steward: Steward::new(settings.steward).with_groups(settings.groups.clone()),
+            steward: Steward::new(settings.steward).with_groups(settings.groups.clone()).with_memory(memory),
             settings,
             nodes: BTreeMap::new(),
             sessions: HashMap::new(),
             lost: Vec::new(),
             actor: String::new(),
-            log: EventLog::new(),
+            resuming: None,
+            chronicle: Chronicle::new(history, followers, intents, state.holds, state.last_sequence, kept),
             errors: ErrorStore::default(),
             picture,
             view,
@@ -168,23 +182,32 @@ impl Fleet {
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Msg>) {
+        let (epoch, version) = (self.settings.epoch, env!("CARGO_PKG_VERSION"));
+        let text = format!("the supervisor begins: version {version} on {}, epoch {epoch}", machine_name());
+        self.tell(v1::EventKind::Steward, "", text, "");
         for node in self.settings.launchable.clone() {
             self.step(Event::NodeLaunchable { node: node.into() });
         }
         self.show();
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            self.chronicle.commit();
+            self.carry_out();
+            self.tell_of_the_lost();
+            self.chronicle.commit();
+            let idle = self.idle_for();
             tokio::select! {
-                n = inbox.recv_many(&mut batch, BATCH) => if n == 0 { return },
-                () = tokio::time::sleep(self.idle_for()) => {}
+                n = inbox.recv_many(&mut batch, BATCH) => if n == 0 { return self.end().await },
+                () = tokio::time::sleep(idle) => {}
+                () = self.chronicle.progressed() => {}
             }
             for msg in batch.drain(..) {
                 if matches!(msg, Msg::Shutdown) {
-                    return;
+                    return self.end().await;
                 }
                 self.hear(msg);
             }
-            if self.steward.next_wake().is_some_and(|due| due <= self.origin.elapsed()) {
+            if self.steward.next_wake().is_some_and(|due| due <= self.now()) {
                 self.step(Event::Tick);
                 self.tell_of_the_lost();
                 self.reported = true;
@@ -195,11 +218,23 @@ impl Fleet {
         }
     }
 
+    /// The steward's clock. What it remembers of before this supervisor's start lies before
+    /// [`REMEMBERED`] on it.
+    pub(super) fn now(&self) -> Duration {
+        REMEMBERED + self.origin.elapsed()
+    }
+
+    async fn end(mut self) {
+        self.tell(v1::EventKind::Steward, "", "the supervisor ends, as it was told to".to_owned(), "");
+        self.chronicle.close().await;
+    }
+
     /// What peers ask for may lie beyond the end of time: a nap is always short.
     fn idle_for(&self) -> Duration {
-        let step = self.steward.next_wake().map(|at| at.saturating_sub(self.origin.elapsed()));
-        let picture = self.picture_due().map(|at| at.saturating_duration_since(Instant::now()));
-        step.into_iter().chain(picture).fold(NAP, Duration::min)
+        let step = self.steward.next_wake().map(|at| at.saturating_sub(self.now()));
+        let due = [self.picture_due(), self.chronicle.due()].into_iter().flatten();
+        let due = due.map(|at| at.saturating_duration_since(Instant::now()));
+        step.into_iter().chain(due).fold(NAP, Duration::min)
     }
 
     /// When the next picture is to be made, if there is anything new to be seen on it.
@@ -224,12 +259,7 @@ impl Fleet {
             }
             Msg::Wish { wish, cause, actor, answer } => {
                 let taken_on = self.wish(wish, cause, actor);
-                // Whoever waits for the effect must not take an older picture for it.
-                if self.state_changed {
-                    self.show();
-                }
-                // An operator who has gone away gets no answer, but the wish stands.
-                let _ = answer.send(taken_on);
+                self.chronicle.deed(Deed::Answer { to: answer, taken_on });
             }
             Msg::Look { answer } => {
                 if self.state_changed {
@@ -242,9 +272,6 @@ impl Fleet {
             }
             Msg::FindError { id, answer } => {
                 let _ = answer.send(self.errors.find(&id));
-            }
-            Msg::ReadEvents { after, limit, answer } => {
-                let _ = answer.send(self.log.read(after, limit));
             }
             Msg::Shutdown => {}
         }
@@ -274,14 +301,18 @@ impl Fleet {
         self.send(&name, Down::Welcome(welcome));
         for event in &hello.history {
             let text = format!("{} (by the node's own steward)", event.text);
-            self.log.push(v1::Event { node: name.to_string(), text, ..event.clone() });
+            let group = self.group_of(&WardId::new(name.clone(), event.ward.as_str()));
+            let (kind, verdict, incarnation) = (event.kind, event.verdict, event.incarnation);
+            let (ward, error, actor) = (event.ward.clone(), event.error.clone(), event.actor.clone());
+            let (at, epoch, node) = (event.at, self.settings.epoch, name.to_string());
+            let traceparent = event.traceparent.clone();
+            let told =
+                v1::Event { at, kind, node, ward, incarnation, verdict, text, error, ..Default::default() };
+            self.chronicle.event(v1::Event { actor, epoch, traceparent, group, ..told });
         }
-        self.step(Event::NodeAttached {
-            node: name,
-            boot: boot.as_u128(),
-            wards: hello.wards.iter().map(wire::ward_report).collect(),
-            groups: hello.groups.iter().map(wire::group_spec).collect(),
-        });
+        self.settle_at_attach(&name, hello, &boot.to_string());
+        self.attached(name.clone(), hello, boot.as_u128());
+        self.resume(&name);
     }
 
     /// Whether a node may attend under the name it claims.
@@ -321,6 +352,7 @@ impl Fleet {
                 self.reported = true;
                 match wire::beats(&report, &record.names) {
                     Ok(beats) => {
+                        record.hear(&beats);
                         let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
                         self.step(Event::Report { node: name, runtime_lag, beats });
                     }
@@ -333,7 +365,9 @@ impl Fleet {
                 let Some(ward) = record.names.get(change.slot as usize).cloned() else {
                     return self.expel(&name, format!("a change of slot {}, which no ward has", change.slot));
                 };
-                if let Some(event) = wire::ward_event(WardId { node: name, ward }, &change) {
+                let ward = WardId { node: name, ward };
+                self.seen(&ward, &change);
+                if let Some(event) = wire::ward_event(ward, &change) {
                     self.step(event);
                 }
             }
@@ -345,6 +379,7 @@ impl Fleet {
             Up::DrainChange(change) => {
                 record.draining = change.draining;
                 let text = if change.draining { "takes no new calls" } else { "takes calls again" };
+                self.chronicle.settle(&name, "", Lane::Drain, text);
                 self.tell(v1::EventKind::NodeDraining, &name, text.to_owned(), "");
             }
             Up::Goodbye(_) => {
@@ -391,7 +426,8 @@ impl Fleet {
 
     // --- pictures ---
 
-    fn show(&mut self) {
+    pub(super) fn show(&mut self) {
+        self.chronicle.commit();
         let begun = Instant::now();
         if self.nodes.len() > self.steward.nodes().count() {
             self.forget();
@@ -401,9 +437,10 @@ impl Fleet {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             epoch: self.settings.epoch,
             started_at: Some(self.started_at),
-            last_event_sequence: self.log.last(),
+            last_event_sequence: self.chronicle.last(),
+            history: Some(self.chronicle.picture()),
         };
-        let now = self.origin.elapsed();
+        let now = self.now();
         let fleet = record::fleet(supervisor, &self.nodes, &self.settings.launchable, &self.steward, now);
         let members = directory::view(&fleet);
         self.view.send_if_modified(|view| {
@@ -421,7 +458,12 @@ impl Fleet {
     /// What the steward has forgotten is gone.
     fn forget(&mut self) {
         let known: BTreeSet<_> = self.steward.nodes().map(|view| view.name.clone()).collect();
-        self.nodes.retain(|name, record| record.session.is_some() || known.contains(name));
+        let gone =
+            |(name, record): &(&Arc<str>, &NodeRecord)| record.session.is_none() && !known.contains(*name);
+        for name in self.nodes.iter().filter(gone).map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.nodes.remove(&name);
+            self.chronicle.forget(&name);
+        }
     }
 
     pub(super) fn is_known(&self, node: &str) -> bool {

@@ -6,18 +6,21 @@
 //! ([`wardkeep_proto::v1::Fleet`], the directory's view) and a log of events.
 
 mod attend;
+mod chronicle;
 mod deeds;
 mod directory;
 mod epoch;
 mod error;
 mod error_store;
-mod event_log;
+mod failpoint;
 mod fleet;
 mod hello;
+mod history;
 mod launcher;
 mod operator;
 mod pidfile;
 mod record;
+mod resume;
 mod tame;
 mod wish;
 
@@ -52,6 +55,10 @@ use fleet::{Fleet, Msg};
 /// streams: heartbeats are late rather than lost.
 /// Each session has, beside these, a place in it for its end, from its beginning.
 const INBOX: usize = 1_024;
+/// What happened is kept for so long, unless told otherwise ...
+pub const HISTORY_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// ... and up to so many bytes.
+pub const HISTORY_BYTES: u64 = 256 << 20;
 /// Sessions of nodes at a time, unless told otherwise.
 const SESSIONS: usize = 4_096;
 
@@ -67,6 +74,7 @@ pub struct SupervisorBuilder {
     limits: Limits,
     sessions: usize,
     insecure: bool,
+    retention: history::Retention,
 }
 
 impl SupervisorBuilder {
@@ -100,6 +108,12 @@ impl SupervisorBuilder {
         self
     }
 
+    /// How long, and how much of, what happened is kept (default: 30 days, 256 MiB).
+    pub fn history(mut self, max_age: Duration, max_bytes: u64) -> Self {
+        self.retention = history::Retention { max_age, max_bytes };
+        self
+    }
+
     /// What peers are allowed.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -119,10 +133,11 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Opens the listener and fixes the epoch.
+    /// Opens the listener and the history, and fixes the epoch.
     ///
     /// # Errors
-    /// An address that cannot be listened on, a data directory that cannot be written.
+    /// An address that cannot be listened on, a data directory that cannot be written, a history that
+    /// is damaged or of a later version.
     pub async fn bind(self, address: &str) -> Result<Supervisor, Error> {
         let listener = wardkeep_node::open(address, self.insecure).await?;
         let cannot = |source| SupervisorError::CannotListen { address: address.to_owned(), source };
@@ -130,7 +145,8 @@ impl SupervisorBuilder {
         let address = listener.local_addr().map_err(cannot)?;
         let listener = TcpListener::from_std(listener).map_err(cannot)?;
         let epoch = epoch::next(self.data_dir.as_deref())?;
-        Ok(Supervisor { builder: self, listener, address, epoch })
+        let history = history::open(self.data_dir.as_deref()).await?;
+        Ok(Supervisor { builder: self, listener, address, epoch, history })
     }
 }
 
@@ -141,6 +157,7 @@ pub struct Supervisor {
     listener: TcpListener,
     address: SocketAddr,
     epoch: epoch::Epoch,
+    history: history::Opened,
 }
 
 impl Supervisor {
@@ -155,6 +172,7 @@ impl Supervisor {
             limits: Limits::default(),
             sessions: SESSIONS,
             insecure: false,
+            retention: history::Retention { max_age: HISTORY_AGE, max_bytes: HISTORY_BYTES },
         }
     }
 
@@ -175,13 +193,21 @@ impl Supervisor {
     /// # Errors
     /// If its services cannot be put together, or a part of it died.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { builder, listener, address, epoch } = self;
+        let Self { builder, listener, address, epoch, mut history } = self;
         tracing::info!(%address, epoch = epoch.number, "supervisor up");
         let (to_fleet, inbox) = mpsc::channel(INBOX.saturating_add(builder.sessions));
         let (orders, launch_orders) = mpsc::channel(64);
         let picture = watch::Sender::new(Arc::new(v1::Fleet::default()));
         let view = watch::Sender::new(Arc::new(v1::DirectoryView::default()));
-        let service = services(&to_fleet, builder.sessions, &picture, &view)?;
+        let followers = chronicle::Chronicle::followers();
+        let (state, path) = (std::mem::take(&mut history.state), history.path.clone());
+        let history = history.start(builder.retention);
+        let operator = operator::Api::new(
+            to_fleet.clone(),
+            picture.subscribe(),
+            operator::Past { reader: history.reader(), followers: followers.downgrade() },
+        );
+        let service = services(&to_fleet, builder.sessions, operator, &view)?;
 
         let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
@@ -200,7 +226,9 @@ impl Supervisor {
             groups: builder.groups,
             launchable: names,
         };
-        let fleet = Fleet::new(settings, picture, view, orders);
+        let remembered =
+            fleet::Remembered { state, history, followers, kept: (path, builder.retention.max_bytes) };
+        let fleet = Fleet::new(settings, remembered, picture, view, orders);
         tasks.spawn(fleet.run(inbox));
         let mut serving = JoinSet::new();
         let stop = stop_server.clone();
@@ -234,7 +262,7 @@ impl Supervisor {
 fn services(
     to_fleet: &mpsc::Sender<Msg>,
     sessions: usize,
-    picture: &watch::Sender<Arc<v1::Fleet>>,
+    operator: operator::Api,
     view: &watch::Sender<Arc<v1::DirectoryView>>,
 ) -> Result<
     impl tower::Service<
@@ -254,7 +282,7 @@ fn services(
         .with(health)
         .with(StewardshipServer::new(attend::Attend::new(to_fleet.clone(), sessions)))
         .with(DirectoryServer::new(directory::Watch::new(view.subscribe())))
-        .with(OperatorServer::new(operator::Api::new(to_fleet.clone(), picture.subscribe())))
+        .with(OperatorServer::new(operator))
         .reflecting(&[wardkeep_proto::FILE_DESCRIPTOR_SET])?;
     Ok(services.into_service("supervisor"))
 }

@@ -3,33 +3,57 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, stream};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc, oneshot, watch,
+    },
     time::{Instant, timeout_at},
 };
-use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 use tonic::{Request, Response, Status};
 use wardkeep_proto::{
     Error,
     context::{self, DEFAULT_DEADLINE},
     v1::{self, operator_server::Operator},
 };
-use wardkeep_steward::{Cause, WardId};
+use wardkeep_steward::{Cause, GroupSpec, WardId};
 
-use super::{SupervisorError, error_store::Found, fleet::Msg, tame, wish::Wish};
+use super::{
+    SupervisorError,
+    error_store::Found,
+    fleet::Msg,
+    history::{Filter, Reader},
+    tame,
+    wish::Wish,
+};
 
 /// The caller's deadline comes a little later than ours, so that it gets our answer and not its own.
 const MARGIN: Duration = Duration::from_millis(150);
 
+/// Events read from the history at a time.
+const PAGE: usize = 256;
+
 pub(super) struct Api {
     fleet: mpsc::Sender<Msg>,
     picture: watch::Receiver<Arc<v1::Fleet>>,
+    past: Past,
+}
+
+/// What happened, and what is to come.
+pub(super) struct Past {
+    pub(super) reader: Reader,
+    /// Weak: those who follow leave when the fleet does.
+    pub(super) followers: broadcast::WeakSender<Arc<v1::Event>>,
 }
 
 impl Api {
-    pub(super) fn new(fleet: mpsc::Sender<Msg>, picture: watch::Receiver<Arc<v1::Fleet>>) -> Self {
-        Self { fleet, picture }
+    pub(super) fn new(
+        fleet: mpsc::Sender<Msg>,
+        picture: watch::Receiver<Arc<v1::Fleet>>,
+        past: Past,
+    ) -> Self {
+        Self { fleet, picture, past }
     }
 
     async fn wish(&self, wish: Wish, reason: &str, actor: &str) -> Result<(), Error> {
@@ -240,20 +264,91 @@ impl Operator for Api {
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let request = request.into_inner();
-        let (answer, answered) = oneshot::channel();
-        let msg = Msg::ReadEvents { after: request.after_sequence, limit: request.limit as usize, answer };
-        let ending = || Status::from(Error::from(SupervisorError::ShuttingDown));
-        self.fleet.send(msg).await.map_err(|_| ending())?;
-        let reading = answered.await.map_err(|_| ending())?;
-        let past = stream::iter(reading.past.into_iter().map(|event| Ok(v1::Event::clone(&event))));
-        if !request.follow {
-            return Ok(Response::new(Box::pin(past)));
+        let subscribe = || self.past.followers.upgrade().map(|followers| followers.subscribe());
+        let future = if request.follow {
+            Some(subscribe().ok_or(SupervisorError::ShuttingDown).map_err(Error::from)?)
+        } else {
+            None
+        };
+        let filter = self.filter(request);
+        Ok(Response::new(Box::pin(Story::new(self.past.reader.clone(), filter, future).stream())))
+    }
+}
+
+impl Api {
+    fn filter(&self, mut request: v1::WatchEventsRequest) -> Filter {
+        // No name is longer; what is, is found nowhere.
+        tame::sentence(&mut request.node);
+        tame::sentence(&mut request.ward);
+        let fleet = self.picture.borrow();
+        let spec = |ward: &&v1::Ward| ward.spec.as_ref().is_some_and(|spec| spec.name == request.ward);
+        let ward = fleet.wards.iter().filter(|ward| ward.node == request.node).find(spec);
+        let group = ward.and_then(|ward| ward.spec.as_ref()).map(|spec| spec.group.clone());
+        let own = || GroupSpec::of_node(&request.node).name.to_string();
+        Filter {
+            after: request.after_sequence,
+            since: request
+                .since
+                .map(|at| at.seconds.saturating_mul(1_000).saturating_add(i64::from(at.nanos) / 1_000_000)),
+            newest: request.limit as usize,
+            group: group.filter(|group| !group.is_empty()).unwrap_or_else(own),
+            node: request.node,
+            ward: request.ward,
         }
-        let future = BroadcastStream::new(reading.future).filter_map(async |event| match event {
-            Ok(event) => Some(Ok(v1::Event::clone(&event))),
-            // A slow reader misses some; the gap in the sequence says so.
-            Err(BroadcastStreamRecvError::Lagged(_)) => None,
-        });
-        Ok(Response::new(Box::pin(past.chain(future))))
+    }
+}
+
+/// Events, page by page out of the history, and then as they come.
+struct Story {
+    reader: Reader,
+    filter: Filter,
+    /// Sequence of the last one read; `None`: none yet.
+    read: Option<u64>,
+    page: std::vec::IntoIter<v1::Event>,
+    in_the_past: bool,
+    future: Option<broadcast::Receiver<Arc<v1::Event>>>,
+}
+
+impl Story {
+    fn new(reader: Reader, filter: Filter, future: Option<broadcast::Receiver<Arc<v1::Event>>>) -> Self {
+        Self { reader, filter, read: None, page: Vec::new().into_iter(), in_the_past: true, future }
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<v1::Event, Status>> + Send {
+        stream::unfold(Some(self), |story| async move {
+            let mut story = story?;
+            match story.next().await {
+                Ok(event) => event.map(|event| (Ok(event), Some(story))),
+                Err(what) => {
+                    let what = format!("the history cannot be read: {what}");
+                    Some((Err(Error::from(SupervisorError::Failed(what)).into()), None))
+                }
+            }
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<v1::Event>, String> {
+        while self.in_the_past {
+            if let Some(event) = self.page.next() {
+                self.read = Some(event.sequence);
+                return Ok(Some(event));
+            }
+            let page = self.reader.page(&self.filter, self.read, PAGE).await?;
+            self.in_the_past = !page.is_empty();
+            self.page = page.into_iter();
+        }
+        let Some(future) = &mut self.future else { return Ok(None) };
+        let after = self.read.unwrap_or(self.filter.after);
+        loop {
+            match future.recv().await {
+                Ok(event) if event.sequence > after && self.filter.fits(&event) => {
+                    self.read = Some(event.sequence);
+                    return Ok(Some(v1::Event::clone(&event)));
+                }
+                // A slow reader misses some; the gap in the sequence says so.
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(None),
+            }
+        }
     }
 }

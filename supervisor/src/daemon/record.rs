@@ -5,15 +5,16 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 use uuid::Uuid;
 use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
-use wardkeep_steward::{NodeView, Phase, Steward, Time, Verdict, WardView};
+use wardkeep_steward::{Beat, GroupSpec, NodeView, Phase, Steward, Time, Verdict, WardView};
 
 use super::fleet::SessionId;
 
@@ -29,6 +30,16 @@ pub(super) struct NodeRecord {
     pub(super) draining: bool,
     pub(super) leaked_threads: u32,
     pub(super) last_report_at: Option<DateTime<Utc>>,
+    /// In slot order.
+    signs: Vec<Sign>,
+}
+
+/// The last sign of life of a ward, as reports tell.
+#[derive(Clone, Copy, Default)]
+struct Sign {
+    lived: Option<Instant>,
+    /// Age of the oldest unit of work, and when that was said.
+    oldest: Option<(Duration, Instant)>,
 }
 
 pub(super) struct Session {
@@ -47,6 +58,7 @@ impl NodeRecord {
         let names: Vec<_> = hello.wards.iter().map(name).collect();
         Self {
             slots: names.iter().cloned().zip(0..).collect(),
+            signs: vec![Sign::default(); names.len()],
             names,
             wards: hello.wards.clone(),
             info,
@@ -55,6 +67,42 @@ impl NodeRecord {
             draining: hello.draining,
             leaked_threads: 0,
             last_report_at: None,
+        }
+    }
+
+    /// A report arrived.
+    pub(super) fn hear(&mut self, beats: &[Beat]) {
+        let now = Instant::now();
+        for beat in beats {
+            let Some(sign) = self.slots.get(&beat.ward).and_then(|slot| self.signs.get_mut(*slot as usize))
+            else {
+                continue;
+            };
+            if beat.pulses + beat.work_begun + beat.work_ended > 0 {
+                sign.lived = Some(now);
+            }
+            sign.oldest = beat.oldest_work.map(|age| (age, now));
+        }
+    }
+
+    /// What was last known of a ward, or of the node alone.
+    pub(super) fn evidence(&self, ward: Option<&str>) -> v1::Evidence {
+        let sign = ward.and_then(|ward| self.signs.get(self.slot(ward)? as usize));
+        let oldest = sign.and_then(|sign| sign.oldest).map(|(age, at)| age.saturating_add(at.elapsed()));
+        let silent = self.last_report_at.and_then(|at| (Utc::now() - at).to_std().ok());
+        v1::Evidence {
+            last_pulse: sign.and_then(|sign| sign.lived).map(|at| duration(at.elapsed())),
+            oldest_work: oldest.map(duration),
+            last_report: silent.map(duration),
+        }
+    }
+
+    /// The group of the ward in a slot.
+    pub(super) fn group(&self, slot: u32) -> String {
+        let spec = self.wards.get(slot as usize).and_then(|ward| ward.spec.as_ref());
+        match spec {
+            Some(spec) if !spec.group.is_empty() => spec.group.clone(),
+            _ => GroupSpec::of_node(&self.info.name).name.to_string(),
         }
     }
 
@@ -73,6 +121,13 @@ impl NodeRecord {
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
         let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
         ward.status.clone_from(&change.status);
+        if let Some(sign) = self.signs.get_mut(change.slot as usize) {
+            match change.state() {
+                v1::WardState::Starting => *sign = Sign::default(),
+                v1::WardState::Running => sign.lived = Some(Instant::now()),
+                _ => {}
+            }
+        }
         if change.state() == v1::WardState::Starting {
             ward.started_at = change.at;
             ward.held = false;

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use wardkeep_node::wire;
 use wardkeep_proto::{
     Error,
     v1::{self, command},
 };
 use wardkeep_steward::{Cause, Event, WardId};
 
-use super::{SupervisorError, fleet::Fleet};
+use super::{
+    SupervisorError,
+    fleet::Fleet,
+    history::{Aim, Intent},
+};
 
 /// What operators wish for.
 pub(super) enum Wish {
@@ -38,31 +43,32 @@ impl Fleet {
             }
             Wish::RestartNode { node, drain } => {
                 let node = self.reachable_node(&node)?;
+                let drain_ms =
+                    wire::to_duration(drain).map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
                 let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout: drain });
-                let what = v1::EventKind::NodeRestart;
-                self.order(&node, what, "restart in place", kind, &cause);
+                let intent = Intent { drain_ms, ..self.intent(Aim::RestartNode, &node, "", 0, &cause) };
+                self.order(intent, &node, "restart in place", kind, &cause);
             }
             Wish::Drain { node, on } => {
                 let node = self.reachable_node(&node)?;
                 let kind = command::Kind::Drain(v1::Drain { on });
-                let what = if on { "drain" } else { "undrain" };
-                self.order(&node, v1::EventKind::Operator, what, kind, &cause);
+                let (aim, what) = if on { (Aim::Drain, "drain") } else { (Aim::Undrain, "undrain") };
+                let intent = self.intent(aim, &node, "", 0, &cause);
+                self.order(intent, &node, what, kind, &cause);
             }
         }
         Ok(())
     }
 
-    fn order(
-        &mut self,
-        node: &Arc<str>,
-        event: v1::EventKind,
-        what: &str,
-        kind: command::Kind,
-        cause: &Cause,
-    ) {
+    fn order(&mut self, intent: Intent, node: &Arc<str>, what: &str, kind: command::Kind, cause: &Cause) {
         let actor = self.actor.clone();
+        let event = match intent.aim {
+            Aim::RestartNode => v1::EventKind::NodeRestart,
+            _ => v1::EventKind::Operator,
+        };
         self.tell(event, node, format!("{what}: {}", cause.reason), &actor);
-        self.command(node, kind, cause);
+        self.chronicle.intend(Intent { asked: true, actor, ..intent });
+        self.command(node, kind, cause, false);
     }
 
     fn reachable_node(&self, name: &str) -> Result<Arc<str>, Error> {

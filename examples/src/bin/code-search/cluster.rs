@@ -173,7 +173,7 @@ impl Cluster {
         let fleet = self.operator().get_fleet(v1::GetFleetRequest {}).await;
         let fleet = fleet.map_err(|s| Failure::failed(Error::from_status(&s)))?.into_inner();
         let after_sequence = fleet.supervisor.map_or(0, |s| s.last_event_sequence);
-        let request = v1::WatchEventsRequest { follow: true, after_sequence, limit: 0 };
+        let request = v1::WatchEventsRequest { follow: true, after_sequence, ..Default::default() };
         let events = self.operator().watch_events(request).await;
         let events = events.map_err(|s| Failure::failed(Error::from_status(&s)))?.into_inner();
         Ok(events.filter_map(async |event| event.ok()))

@@ -1,0 +1,128 @@
+//! A steward that goes on with what one before it knew.
+
+use std::time::Duration;
+
+use wardkeep_steward::{
+    Action, Cause, Config, Event, ExitKind, GroupSpec, Memory, Phase, Rest, Restart, Resume, Steward,
+    Verdict, WardId, WardMemory, WardReport, WardSpec, What,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const NOW: Duration = Duration::from_secs(1_000);
+
+fn ward() -> WardId {
+    WardId::new("n", "w")
+}
+
+fn knows(ward_memory: WardMemory) -> Steward {
+    let memory = Memory { wards: [(ward(), ward_memory)].into(), ..Memory::default() };
+    Steward::new(Config::default()).with_memory(memory)
+}
+
+fn attached(phase: Phase, incarnation: u64) -> Event {
+    let spec = WardSpec { group: Some("g".into()), ..WardSpec::new("w") };
+    let report = WardReport { spec, phase, incarnation, held: false, failed: true };
+    let group = GroupSpec { intensity: 2, ..GroupSpec::new("g") };
+    Event::NodeAttached { node: "n".into(), boot: 7, wards: vec![report], groups: vec![group] }
+}
+
+fn starts(actions: &[Action]) -> usize {
+    actions.iter().filter(|action| matches!(action, Action::Start { .. })).count()
+}
+
+fn crash(steward: &mut Steward, now: Duration, incarnation: u64) -> Vec<Action> {
+    let cause = Cause::default();
+    steward.step(now, Event::WardExited { ward: ward(), incarnation, kind: ExitKind::Panicked, cause })
+}
+
+#[test]
+fn restarts_that_another_steward_counted_count() {
+    let memory =
+        Memory { groups: [("g".into(), vec![NOW - 9 * SECOND, NOW - SECOND])].into(), ..Memory::default() };
+    let mut steward = Steward::new(Config::default()).with_memory(memory);
+    steward.step(NOW, attached(Phase::Running, 3));
+    assert_eq!(steward.group("g", NOW).unwrap().recent, 2);
+    let actions = crash(&mut steward, NOW + SECOND, 3);
+    let gave_up = |a: &Action| matches!(a, Action::Note(note) if matches!(note.what, What::GroupGaveUp { recent: 3, .. }));
+    assert!(actions.iter().any(gave_up), "{actions:?}");
+}
+
+#[test]
+fn the_pause_before_a_restart_goes_on_growing() {
+    let decided = vec![NOW - 3 * SECOND, NOW - 2 * SECOND];
+    let mut steward = knows(WardMemory { boot: 7, restarts: 2, decided, ..WardMemory::default() });
+    steward.step(NOW, attached(Phase::Running, 3));
+    assert_eq!(steward.wards(NOW).next().unwrap().restarts, 2);
+    let actions = crash(&mut steward, NOW + SECOND, 3);
+    let delay = actions.iter().find_map(|action| match action {
+        Action::Note(note) => match note.what {
+            What::WardRestart { delay, .. } => Some(delay),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert!(delay.unwrap() >= Duration::from_millis(200), "the third in a row: {delay:?}");
+}
+
+#[test]
+fn what_was_to_rest_rests_though_its_node_has_started_it() {
+    for (rest, phase) in [(Rest::Down, Phase::Stopped), (Rest::Quarantined, Phase::Quarantined)] {
+        let mut steward = knows(WardMemory { rests: Some(rest), ..WardMemory::default() });
+        let actions = steward.step(NOW, attached(Phase::Running, 1));
+        assert!(actions.iter().any(|a| matches!(a, Action::Stop { incarnation: 1, .. })), "{actions:?}");
+        let kind = ExitKind::Stopped;
+        let exited = Event::WardExited { ward: ward(), incarnation: 1, kind, cause: Cause::default() };
+        assert_eq!(starts(&steward.step(NOW + SECOND, exited)), 0);
+        assert_eq!(steward.wards(NOW).next().unwrap().phase, phase);
+        assert_eq!(steward.group("g", NOW).unwrap().gave_up, rest == Rest::Quarantined);
+    }
+}
+
+fn resume(incarnation: u64, free: bool) -> WardMemory {
+    let due = NOW + 5 * SECOND;
+    let cause = Cause { reason: "it panicked".into(), ..Cause::default() };
+    WardMemory {
+        boot: 7,
+        restarts: 4,
+        resume: Some(Resume { incarnation, due, free, cause }),
+        ..WardMemory::default()
+    }
+}
+
+#[test]
+fn a_restart_that_was_decided_comes_when_it_is_due_and_once() {
+    let mut steward = knows(resume(3, false));
+    assert_eq!(starts(&steward.step(NOW, attached(Phase::Stopped, 3))), 0);
+    assert_eq!(steward.wards(NOW).next().unwrap().phase, Phase::Backoff);
+    assert_eq!(starts(&steward.step(NOW + 4 * SECOND, Event::Tick)), 0);
+    let actions = steward.step(NOW + 5 * SECOND, Event::Tick);
+    let start = Action::Start {
+        ward: ward(),
+        after_incarnation: 3,
+        cause: Cause { reason: "it panicked".into(), ..Cause::default() },
+    };
+    assert!(actions.contains(&start), "{actions:?}");
+    assert_eq!(steward.wards(NOW).next().unwrap().restarts, 5);
+    assert_eq!(steward.group("g", NOW).unwrap().recent, 0, "it was counted when it was decided");
+    assert_eq!(starts(&steward.step(NOW + 6 * SECOND, Event::Tick)), 0);
+}
+
+#[test]
+fn nothing_is_done_about_a_ward_that_has_gone_on_since() {
+    let mut steward = knows(resume(3, false));
+    assert_eq!(starts(&steward.step(NOW, attached(Phase::Running, 4))), 0);
+    assert_eq!(starts(&steward.step(NOW + 9 * SECOND, Event::Tick)), 0);
+    let view = steward.wards(NOW).next().unwrap();
+    assert_eq!((view.phase, view.verdict, view.incarnation), (Phase::Running, Verdict::Healthy, 4));
+}
+
+#[test]
+fn a_transient_ward_stopped_for_a_restart_is_not_forgotten() {
+    let mut steward = knows(resume(3, true));
+    let Event::NodeAttached { node, boot, mut wards, groups } = attached(Phase::Stopped, 3) else {
+        unreachable!()
+    };
+    (wards[0].failed, wards[0].spec.restart) = (false, Restart::Transient);
+    steward.step(NOW, Event::NodeAttached { node, boot, wards, groups });
+    assert_eq!(starts(&steward.step(NOW + 5 * SECOND, Event::Tick)), 1);
+}

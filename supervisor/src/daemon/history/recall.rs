@@ -1,0 +1,216 @@
+//! What the history tells the steward of a supervisor that starts: restarts already counted, wards
+//! that rest, restarts that were decided and not seen through.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use uuid::Uuid;
+use wardkeep_proto::v1;
+use wardkeep_steward::{Cause, Memory, Rest, Resume, Time, WardId};
+
+use super::{
+    intent::{Aim, Intent},
+    store::{Millis, State, millis},
+};
+
+/// Restarts older than this count for nothing, whatever the group's period.
+pub(in crate::daemon) const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// From when on decisions matter.
+pub(super) fn since() -> Millis {
+    Utc::now().timestamp_millis().saturating_sub(i64::try_from(REMEMBERED.as_millis()).unwrap_or(0))
+}
+
+/// `now`, and what time it then is on the steward's clock.
+pub(in crate::daemon) fn recall(state: &State, now: Millis, time: Time) -> Memory {
+    let clock = Clock { now, time };
+    let mut memory = Memory::default();
+    let mut boots: BTreeMap<&str, u128> = BTreeMap::new();
+    for event in &state.decisions {
+        match event.kind() {
+            v1::EventKind::NodeAttended => attended(&mut memory, &mut boots, event),
+            v1::EventKind::WardRestart | v1::EventKind::GroupGaveUp | v1::EventKind::Operator => {
+                decided(&mut memory, event, clock);
+            }
+            _ => {}
+        }
+    }
+    for (id, ward) in &mut memory.wards {
+        ward.boot = boots.get(&*id.node).copied().unwrap_or_default();
+    }
+    for ((node, ward), quarantined) in &state.holds {
+        let rests = if *quarantined { Rest::Quarantined } else { Rest::Down };
+        memory.wards.entry(WardId::new(node.as_str(), ward.as_str())).or_default().rests = Some(rests);
+    }
+    for intent in state.intents.iter().filter(|intent| intent.aim == Aim::Restart) {
+        resume(&mut memory, intent, clock);
+    }
+    memory
+}
+
+#[derive(Clone, Copy)]
+struct Clock {
+    now: Millis,
+    time: Time,
+}
+
+impl Clock {
+    fn at(self, at: Millis) -> Time {
+        let apart = Duration::from_millis(self.now.abs_diff(at));
+        if at > self.now { self.time.saturating_add(apart) } else { self.time.saturating_sub(apart) }
+    }
+
+    /// In the past, even if the clock was set back since.
+    fn past(self, at: Millis) -> Time {
+        self.at(at.min(self.now))
+    }
+}
+
+/// Another boot: what was counted of its wards is of a process that is gone.
+fn attended<'a>(memory: &mut Memory, boots: &mut BTreeMap<&'a str, u128>, event: &'a v1::Event) {
+    let boot = boot(&event.boot_id);
+    if boots.insert(&event.node, boot) != Some(boot) {
+        for (_, ward) in memory.wards.iter_mut().filter(|(id, _)| *id.node == *event.node) {
+            ward.restarts = 0;
+        }
+    }
+}
+
+fn decided(memory: &mut Memory, event: &v1::Event, clock: Clock) {
+    let Some(decision) = event.decision.as_ref().filter(|_| !event.group.is_empty()) else { return };
+    let group: Arc<str> = event.group.as_str().into();
+    if event.kind() == v1::EventKind::Operator {
+        // An operator who brings a ward back from quarantine forgives its group.
+        if decision.recent == 0 {
+            memory.groups.remove(&group);
+        }
+        return;
+    }
+    let at = clock.past(millis(event));
+    memory.groups.entry(group).or_default().push(at);
+    if !decision.gave_up {
+        let ward = memory.wards.entry(WardId::new(event.node.as_str(), event.ward.as_str())).or_default();
+        ward.decided.push(at);
+        ward.restarts += 1;
+    }
+}
+
+fn resume(memory: &mut Memory, intent: &Intent, clock: Clock) {
+    let ward = memory.wards.entry(WardId::new(intent.node.as_str(), intent.ward.as_str())).or_default();
+    let of = boot(&intent.boot);
+    if ward.boot == 0 {
+        ward.boot = of;
+    }
+    if ward.boot != of {
+        return;
+    }
+    if intent.counted {
+        // It counts when it is started.
+        ward.restarts = ward.restarts.saturating_sub(1);
+    }
+    ward.resume = Some(Resume {
+        incarnation: intent.incarnation,
+        due: clock.at(intent.due_at).max(clock.time),
+        free: intent.asked,
+        cause: cause(intent),
+    });
+}
+
+/// Why it was decided, for whoever goes on with it.
+pub(in crate::daemon) fn cause(intent: &Intent) -> Cause {
+    let some = |text: &str| (!text.is_empty()).then(|| text.into());
+    Cause {
+        reason: format!("{}; decided before this supervisor began", intent.reason),
+        error_id: some(&intent.error_id),
+        traceparent: some(&intent.traceparent),
+    }
+}
+
+fn boot(id: &str) -> u128 {
+    Uuid::parse_str(id).map_or(0, |id| id.as_u128())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::history::intent::tests::intent;
+
+    const BOOT: &str = "0198f3a2-1b4c-7aaa-8bbb-cccccccccccc";
+    const NOW: Millis = 1_000_000_000;
+    const TIME: Time = Duration::from_secs(90_000);
+
+    fn event(kind: v1::EventKind, ago: i64, recent: u32) -> v1::Event {
+        v1::Event {
+            kind: kind.into(),
+            at: Some(prost_types::Timestamp { seconds: NOW / 1_000 - ago, nanos: 0 }),
+            node: "n".into(),
+            ward: "w".into(),
+            group: "g".into(),
+            decision: Some(v1::Decision { recent, intensity: 3, ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn attended(boot: &str) -> v1::Event {
+        let kind = v1::EventKind::NodeAttended.into();
+        v1::Event { kind, node: "n".into(), boot_id: boot.into(), ..Default::default() }
+    }
+
+    fn told(decisions: Vec<v1::Event>) -> Memory {
+        recall(&State { decisions, ..State::default() }, NOW, TIME)
+    }
+
+    #[test]
+    fn restarts_count_for_their_group_at_the_time_they_were_decided() {
+        use v1::EventKind::{Operator, WardRestart};
+        let memory = told(vec![
+            attended(BOOT),
+            event(WardRestart, 20, 1),
+            event(WardRestart, 5, 2),
+            event(Operator, 1, 2),
+        ]);
+        let at = |ago| TIME - Duration::from_secs(ago);
+        assert_eq!(memory.groups["g"], [at(20), at(5)]);
+        let ward = &memory.wards[&WardId::new("n", "w")];
+        assert_eq!((ward.restarts, &ward.decided[..]), (2, &[at(20), at(5)][..]));
+        // Of another boot, a ward's own count begins anew, its group's does not.
+        let memory = told(vec![
+            attended(BOOT),
+            event(WardRestart, 20, 1),
+            attended("0198f3a2-1b4c-7aaa-8bbb-dddddddddddd"),
+        ]);
+        assert_eq!((memory.wards[&WardId::new("n", "w")].restarts, memory.groups["g"].len()), (0, 1));
+    }
+
+    #[test]
+    fn what_an_operator_forgave_counts_no_more() {
+        use v1::EventKind::{GroupGaveUp, Operator, WardRestart};
+        let mut story = vec![event(WardRestart, 9, 1), event(GroupGaveUp, 8, 2), event(Operator, 7, 0)];
+        assert!(!told(story.clone()).groups.contains_key("g"));
+        story.push(event(WardRestart, 2, 1));
+        assert_eq!(told(story).groups["g"].len(), 1);
+    }
+
+    #[test]
+    fn what_was_decided_is_due_when_it_was_due_and_its_reason_goes_with_it() {
+        let half = Intent { boot: BOOT.into(), due_at: NOW + 5_000, ..intent(Aim::Restart, "w", 3) };
+        let overdue =
+            Intent { boot: BOOT.into(), due_at: NOW - 5_000, asked: true, ..intent(Aim::Restart, "x", 4) };
+        let gone =
+            Intent { boot: "0198f3a2-1b4c-7aaa-8bbb-dddddddddddd".into(), ..intent(Aim::Restart, "y", 4) };
+        let stop = intent(Aim::Stop, "z", 4);
+        let decisions =
+            vec![attended(BOOT), v1::Event { ward: "y".into(), ..event(v1::EventKind::WardRestart, 9, 1) }];
+        let holds = vec![(("n".to_owned(), "z".to_owned()), true)];
+        let state = State { intents: vec![half, overdue, gone, stop], holds, decisions, ..State::default() };
+        let memory = recall(&state, NOW, TIME);
+        let of = |ward| &memory.wards[&WardId::new("n", ward)];
+        let resume = of("w").resume.clone().unwrap();
+        assert_eq!((resume.incarnation, resume.due, resume.free), (3, TIME + Duration::from_secs(5), false));
+        assert!(resume.cause.reason.starts_with("it panicked; decided before"), "{resume:?}");
+        let resume = of("x").resume.clone().unwrap();
+        assert_eq!((resume.due, resume.free), (TIME, true));
+        assert_eq!(of("y").resume, None, "its process is gone");
+        assert_eq!((of("z").resume.clone(), of("z").rests), (None, Some(Rest::Quarantined)));
+    }
+}

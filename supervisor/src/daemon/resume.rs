@@ -1,0 +1,205 @@
+//! Effects that are seen, and what is left of what was decided before: when a node attends, the
+//! intents about it are compared with what it says. What has come true is closed, what was cut off
+//! is gone on with, once.
+
+use std::sync::Arc;
+
+use wardkeep_proto::v1::{self, WardState, command};
+use wardkeep_steward::{Cause, Event, WardId};
+
+use super::{
+    failpoint,
+    fleet::Fleet,
+    history::{Aim, Intent, Lane, cause},
+};
+
+impl Fleet {
+    /// A ward's state changed: what was intended may have come true.
+    pub(super) fn seen(&mut self, ward: &WardId, change: &v1::WardChange) {
+        let Some(intent) = self.chronicle.intents.get(&ward.node, &ward.ward, Lane::Ward) else { return };
+        let ended = change.exit.is_some();
+        let runs = change.state() == WardState::Running;
+        let n = change.incarnation;
+        let outcome = match intent.aim {
+            Aim::Restart if n > intent.incarnation && runs => format!("incarnation {n} runs"),
+            Aim::Restart if n > intent.incarnation && ended => format!("incarnation {n} began, and ended"),
+            Aim::Stop if ended && n >= intent.incarnation => format!("incarnation {n} ended"),
+            _ => return,
+        };
+        if intent.aim == Aim::Restart {
+            failpoint::reach("restart-effect");
+        }
+        self.chronicle.settle(&ward.node, &ward.ward, Lane::Ward, outcome);
+    }
+
+    /// A node attends: what of the intents about it has come true, or no longer can?
+    pub(super) fn settle_at_attach(&mut self, node: &Arc<str>, hello: &v1::Hello, boot: &str) {
+        for intent in self.chronicle.intents.of_node(node) {
+            if let Some(outcome) = outcome(&intent, hello, boot) {
+                let lane = match intent.aim {
+                    Aim::Restart | Aim::Stop => Lane::Ward,
+                    Aim::Launch | Aim::RestartNode => Lane::Process,
+                    Aim::Drain | Aim::Undrain => Lane::Drain,
+                };
+                self.chronicle.settle(node, &intent.ward, lane, outcome);
+            }
+        }
+    }
+
+    /// Goes on with what another supervisor decided and this one's steward does not do by itself:
+    /// what operators asked for, and what is still to be stopped for its group.
+    pub(super) fn resume(&mut self, node: &Arc<str>) {
+        for intent in self.chronicle.intents.of_node(node) {
+            if intent.epoch >= self.settings.epoch {
+                continue;
+            }
+            let why = cause(&intent);
+            match intent.aim {
+                Aim::Restart => self.resume_restart(node, intent, why),
+                Aim::RestartNode => {
+                    let drain_timeout = intent.drain_ms.map(prost_millis);
+                    let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout });
+                    self.resume_order(node, intent, "restart in place", kind, &why);
+                }
+                Aim::Drain | Aim::Undrain => {
+                    let on = intent.aim == Aim::Drain;
+                    let what = if on { "drain" } else { "undrain" };
+                    self.resume_order(node, intent, what, command::Kind::Drain(v1::Drain { on }), &why);
+                }
+                // What is to rest is stopped by the steward; processes are the launcher's.
+                Aim::Stop | Aim::Launch => {}
+            }
+        }
+    }
+
+    fn resume_restart(&mut self, node: &Arc<str>, intent: Intent, why: Cause) {
+        let ward = WardId::new(node.clone(), intent.ward.as_str());
+        let record = self.nodes.get(node);
+        let state =
+            record.and_then(|record| Some(record.wards.get(record.slot(&ward.ward)? as usize)?.state()));
+        match state {
+            // The steward knows of it, and starts it when it is due.
+            Some(WardState::Stopped | WardState::Backoff | WardState::Quarantined) | None => {}
+            Some(_) if intent.asked => {
+                self.resuming = Some(intent);
+                self.step(Event::RestartWard { ward, cause: why });
+                self.resuming = None;
+            }
+            Some(WardState::Stopping) => {}
+            // A verdict of another steward: this one has its own eyes.
+            Some(_) => {
+                self.chronicle.settle(node, &ward.ward, Lane::Ward, "it still runs and is judged anew");
+            }
+        }
+    }
+
+    fn resume_order(
+        &mut self,
+        node: &Arc<str>,
+        intent: Intent,
+        what: &str,
+        kind: command::Kind,
+        why: &Cause,
+    ) {
+        let text = format!("goes on with {what}: {}", why.reason);
+        let actor = intent.actor.clone();
+        self.tell(v1::EventKind::Steward, node, text, &actor);
+        self.chronicle.intend(Intent { epoch: self.settings.epoch, ..intent });
+        self.command(node, kind, why, false);
+    }
+}
+
+/// How an intent ended, if it did, as a node that attends shows it.
+fn outcome(intent: &Intent, hello: &v1::Hello, boot: &str) -> Option<String> {
+    let another = intent.boot != boot;
+    match intent.aim {
+        Aim::RestartNode | Aim::Launch if another => Some(format!("boot {boot} attends")),
+        Aim::Launch => Some("the process there was attends again".to_owned()),
+        Aim::RestartNode => None,
+        Aim::Drain | Aim::Undrain => {
+            let seen = hello.draining == (intent.aim == Aim::Drain);
+            if seen { Some("seen".to_owned()) } else { another.then(|| format!("boot {boot} attends")) }
+        }
+        Aim::Restart | Aim::Stop if another => Some(format!("its process is gone: boot {boot} attends")),
+        Aim::Restart | Aim::Stop => {
+            let named = |ward: &&v1::Ward| ward.spec.as_ref().is_some_and(|spec| spec.name == intent.ward);
+            let Some(ward) = hello.wards.iter().find(named) else {
+                return Some("its node has it no longer".to_owned());
+            };
+            let n = ward.incarnation;
+            let live = matches!(ward.state(), WardState::Starting | WardState::Running | WardState::Stopping);
+            match intent.aim {
+                _ if n > intent.incarnation => {
+                    Some(format!("incarnation {n} was seen when its node attended"))
+                }
+                Aim::Stop if !live => Some(format!("incarnation {n} had ended when its node attended")),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn prost_millis(ms: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds: ms / 1_000, nanos: i32::try_from(ms % 1_000 * 1_000_000).unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn intent(aim: Aim, incarnation: u64) -> Intent {
+        Intent {
+            id: 1,
+            aim,
+            node: "n".into(),
+            ward: "w".into(),
+            incarnation,
+            boot: "b".into(),
+            counted: true,
+            asked: false,
+            drain_ms: None,
+            decided_at: 0,
+            due_at: 0,
+            reason: String::new(),
+            actor: String::new(),
+            error_id: String::new(),
+            traceparent: String::new(),
+            epoch: 1,
+        }
+    }
+
+    fn hello(state: WardState, incarnation: u64, draining: bool) -> v1::Hello {
+        let spec = Some(v1::WardSpec { name: "w".into(), ..Default::default() });
+        let ward = v1::Ward { spec, state: state.into(), incarnation, ..Default::default() };
+        v1::Hello { wards: vec![ward], draining, ..Default::default() }
+    }
+
+    #[test]
+    fn a_restart_is_done_when_the_ward_has_gone_on_and_else_it_is_not() {
+        let seen =
+            |state, n, boot| outcome(&intent(Aim::Restart, 3), &hello(state, n, false), boot).is_some();
+        assert!(seen(WardState::Running, 4, "b") && seen(WardState::Stopped, 4, "b"));
+        assert!(!seen(WardState::Running, 3, "b") && !seen(WardState::Stopped, 3, "b"));
+        assert!(seen(WardState::Running, 1, "another"), "its process is gone");
+        let nowhere = v1::Hello::default();
+        assert!(outcome(&intent(Aim::Restart, 3), &nowhere, "b").is_some());
+    }
+
+    #[test]
+    fn a_stop_is_done_when_what_was_to_end_has_ended() {
+        let seen = |state, n| outcome(&intent(Aim::Stop, 3), &hello(state, n, false), "b").is_some();
+        assert!(seen(WardState::Stopped, 3) && seen(WardState::Running, 4));
+        assert!(!seen(WardState::Running, 3) && !seen(WardState::Stopping, 3));
+    }
+
+    #[test]
+    fn a_node_is_restarted_when_its_boot_is_another_and_drained_when_it_says_so() {
+        let seen = |aim, draining, boot| {
+            outcome(&intent(aim, 0), &hello(WardState::Running, 1, draining), boot).is_some()
+        };
+        assert!(seen(Aim::RestartNode, false, "another") && !seen(Aim::RestartNode, false, "b"));
+        assert!(seen(Aim::Drain, true, "b") && !seen(Aim::Drain, false, "b"));
+        assert!(seen(Aim::Undrain, false, "b") && !seen(Aim::Undrain, true, "b"));
+        assert!(seen(Aim::Launch, false, "b") && seen(Aim::Launch, false, "another"));
+    }
+}

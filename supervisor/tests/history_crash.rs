@@ -1,0 +1,197 @@
+//! A supervisor that dies at any point of a restart: when it is back nothing was restarted twice,
+//! nothing forgotten, healthy wards untouched, and the history is whole.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+// The points to die at are in debug builds only.
+#![cfg(debug_assertions)]
+
+mod history_support;
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use history_support::{BYSTANDER, Site, VICTIM, within};
+use nix::sys::signal::Signal;
+use wardkeep_proto::v1;
+
+/// Before the decision is written, before the command is sent, just after; before the effect is
+/// seen, before that is written, after.
+const POINTS: [&str; 6] = [
+    "restart-decided",
+    "restart-written",
+    "restart-sent",
+    "restart-effect",
+    "restart-closing",
+    "restart-closed",
+];
+
+/// The supervisor dies at this point of a restart and comes back.
+async fn dies_and_returns(point: &str, restart: impl AsyncFnOnce(&Site)) -> Site {
+    let site = Site::new("intensity = 3\nperiod = \"10m\"");
+    let mut first = site.supervisor(&[("WARDKEEP_FAILPOINT", point)]).await;
+    let node = site.node().await;
+    site.runs(VICTIM, 1).await;
+    site.runs(BYSTANDER, 1).await;
+    restart(&site).await;
+    let ended = first.ended().await;
+    assert_eq!(ended.signal(), Some(Signal::SIGABRT as i32), "{point}: {:#?}", first.said);
+    drop(first);
+
+    let mut next = site.supervisor(&[]).await;
+    site.runs(VICTIM, 2).await;
+    site.runs(BYSTANDER, 1).await;
+    site.rests().await;
+    site.runs(VICTIM, 2).await;
+    assert_eq!(site.starts(VICTIM).len(), 2, "{point}: restarted once: {:#?}", next.said);
+    assert_eq!(site.starts(BYSTANDER).len(), 1, "{point}: untouched: {:#?}", next.said);
+    site.is_whole();
+    let victim = site.ward(VICTIM, |_| true).await;
+    assert_eq!(victim.incarnation, 2, "{point}");
+    // It does what it should from now on, too.
+    site.crash(VICTIM);
+    site.runs(VICTIM, 3).await;
+    site.rests().await;
+    next.signal(Signal::SIGTERM);
+    assert!(next.ended().await.success(), "{:#?}", next.said);
+    site.is_whole();
+    node.killed().await;
+    site
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_every_point_of_a_restart_after_a_crash() {
+    within(async {
+        for point in POINTS {
+            let site = dies_and_returns(point, async |site| site.crash(VICTIM)).await;
+            // The first restart and the last: each counted once, and over the supervisor's end.
+            for n in [1, 2] {
+                let decided =
+                    format!("event WHERE ward = 'victim' AND text LIKE 'restart {n} of 3 allowed%'");
+                assert_eq!(site.count(&decided), 1, "{point}: restart {n}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_every_point_of_a_restart_that_an_operator_asked_for() {
+    within(async {
+        // The second command is the start.
+        for point in POINTS.into_iter().filter(|point| *point != "restart-decided").chain(["restart-sent*2"])
+        {
+            let site = dies_and_returns(point, async |site| {
+                let request = v1::WardRequest {
+                    node: "n".into(),
+                    ward: VICTIM.into(),
+                    reason: "a test".into(),
+                    actor: "ana@ops".into(),
+                    detach: true,
+                    ..Default::default()
+                };
+                // It may die before it has answered.
+                let _ = site.operator().await.restart_ward(request).await;
+            })
+            .await;
+            assert_eq!(
+                site.count("event WHERE actor = 'ana@ops' AND text LIKE 'restart asked for%'"),
+                1,
+                "{point}"
+            );
+            assert_eq!(site.count("intent WHERE actor = 'ana@ops' AND aim = 'restart'"), 1, "{point}");
+            assert_eq!(
+                site.count("event WHERE text LIKE 'restart % of 3 allowed%'"),
+                1,
+                "{point}: the last one only"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wish_that_was_not_written_is_not_answered_and_does_not_happen() {
+    within(async {
+        let site = Site::new("");
+        let mut first = site.supervisor(&[("WARDKEEP_FAILPOINT", "restart-decided")]).await;
+        let _node = site.node().await;
+        site.runs(VICTIM, 1).await;
+        let request =
+            v1::WardRequest { node: "n".into(), ward: VICTIM.into(), detach: true, ..Default::default() };
+        assert!(site.operator().await.restart_ward(request).await.is_err());
+        first.ended().await;
+        let _next = site.supervisor(&[]).await;
+        site.runs(VICTIM, 1).await;
+        site.rests().await;
+        assert_eq!(site.starts(VICTIM).len(), 1);
+        site.is_whole();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_waits_for_its_pause_waits_on_under_the_next_supervisor() {
+    within(async {
+        let site = Site::new("backoff_first = \"3s\"\nintensity = 5\nperiod = \"10m\"");
+        let first = site.supervisor(&[]).await;
+        let _node = site.node().await;
+        site.runs(VICTIM, 1).await;
+        site.crash(VICTIM);
+        site.runs(VICTIM, 2).await;
+        site.crash(VICTIM);
+        site.ward(VICTIM, |w| w.state() == v1::WardState::Backoff).await;
+        first.killed().await;
+
+        let _next = site.supervisor(&[]).await;
+        let waiting = site.ward(VICTIM, |w| w.incarnation == 2 && w.verdict() != v1::Verdict::Unreachable).await;
+        assert_eq!(waiting.state(), v1::WardState::Backoff);
+        site.runs(VICTIM, 3).await;
+        site.rests().await;
+        assert_eq!(site.starts(VICTIM).len(), 3);
+        let due: i64 = site.ask("SELECT due_at FROM intent WHERE ward = 'victim' AND incarnation = 2");
+        let told = "SELECT at FROM event WHERE ward = 'victim' AND text LIKE 'told to start%' ORDER BY sequence DESC LIMIT 1";
+        let told: i64 = site.ask(told);
+        // Clocks are read a moment apart.
+        assert!(told >= due - 50, "told {told}, due {due}");
+        let count = site.ward(VICTIM, |_| true).await.restarts;
+        assert_eq!(count, 2, "both, by two supervisors");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_count_over_a_kill_and_a_quarantine_outlives_supervisor_and_node() {
+    within(async {
+        let site = Site::new("intensity = 2\nperiod = \"10m\"\nbackoff_first = \"1ms\"");
+        let first = site.supervisor(&[]).await;
+        let node = site.node().await;
+        for incarnation in 1..=2 {
+            site.runs(VICTIM, incarnation).await;
+            site.crash(VICTIM);
+        }
+        site.runs(VICTIM, 3).await;
+        first.killed().await;
+
+        let second = site.supervisor(&[]).await;
+        site.runs(VICTIM, 3).await;
+        site.crash(VICTIM);
+        site.ward(VICTIM, |w| w.state() == v1::WardState::Quarantined).await;
+        let gave_up = |fleet: &v1::Fleet| fleet.groups.iter().any(|g| g.gave_up && g.recent_restarts == 3);
+        site.until(|fleet| gave_up(fleet).then_some(())).await;
+        second.killed().await;
+        node.killed().await;
+
+        // Everything is new, and the node starts its wards at once: what was quarantined is stopped.
+        let _third = site.supervisor(&[]).await;
+        let _node = site.node().await;
+        site.ward(VICTIM, |w| w.state() == v1::WardState::Quarantined).await;
+        site.rests().await;
+        // An operator lifts it, and what was counted is forgiven: also for the supervisor after.
+        let request = v1::WardRequest { node: "n".into(), ward: VICTIM.into(), ..Default::default() };
+        site.operator().await.start_ward(request).await.unwrap();
+        site.until(|fleet| fleet.groups.iter().all(|g| !g.gave_up && g.recent_restarts == 0).then_some(()))
+            .await;
+        site.rests().await;
+        assert_eq!(site.count("hold"), 0);
+        site.is_whole();
+    })
+    .await;
+}
