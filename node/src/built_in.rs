@@ -27,6 +27,7 @@ use crate::{
 #[derive(Default)]
 pub struct Services {
     ways: HashMap<String, Way>,
+    ledger: Option<Ledger>,
 }
 
 impl Services {
@@ -73,6 +74,13 @@ impl Services {
         Ok(self.with(v1).with(v1alpha))
     }
 
+    /// Errors that arise in them are written down here as well as logged.
+    #[must_use]
+    pub fn recording(mut self, ledger: Ledger) -> Self {
+        self.ledger = Some(ledger);
+        self
+    }
+
     pub(crate) fn into_ways(self) -> HashMap<String, Way> {
         self.ways
     }
@@ -85,7 +93,8 @@ impl Services {
     + Clone
     + Send
     + 'static {
-        Entrance::new(name.into(), self.ways, Default::default(), Ledger::of_nobody())
+        let ledger = self.ledger.unwrap_or_else(Ledger::of_nobody);
+        Entrance::new(name.into(), self.ways, Default::default(), ledger)
     }
 }
 
@@ -98,6 +107,7 @@ pub(crate) async fn call(
 ) -> Response<Body> {
     let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
     context.enter(node, "", 0);
+    context.recorder = Some(ledger.recorder(node.into(), "".into(), 0));
     let span =
         tracing::debug_span!("call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
     trace::follow(&span, request.headers());

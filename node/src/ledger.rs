@@ -26,11 +26,12 @@ const LONGEST_TEXT: usize = 16 * 1024;
 const MOST_RECORDS: usize = 64;
 const MOST_BYTES: usize = 1024 * 1024;
 
-/// Where errors are written down. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct Ledger(Arc<Mutex<Waiting>>);
+/// Where errors of a process are written down, for whoever collects them. Cheap to clone. Bounded: what
+/// nobody takes is counted.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger(Arc<Mutex<Waiting>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     most_groups: usize,
     records: VecDeque<v1::Error>,
@@ -48,22 +49,31 @@ struct Tally {
     last_at: Option<prost_types::Timestamp>,
 }
 
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            most_groups: MOST_GROUPS,
+            records: VecDeque::new(),
+            groups: HashMap::new(),
+            dropped: 0,
+            recent: VecDeque::new(),
+        }
+    }
+}
+
 impl Ledger {
-    pub(crate) fn new() -> Self {
-        Self::with_groups(MOST_GROUPS)
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// For a process whose errors nobody collects: they are logged.
     pub(crate) fn of_nobody() -> Self {
-        Self::with_groups(0)
-    }
-
-    fn with_groups(most_groups: usize) -> Self {
-        Self(Arc::new(Mutex::new(Waiting { most_groups, ..Default::default() })))
+        Self(Arc::new(Mutex::new(Waiting { most_groups: 0, ..Waiting::default() })))
     }
 
     /// Logs the error and keeps its record.
-    pub(crate) fn write(&self, error: &Error) {
+    pub fn write(&self, error: &Error) {
         error.log();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(error.as_proto());
     }
@@ -74,8 +84,8 @@ impl Ledger {
         Recorder::new(move |error| ledger.write(&error.clone().at(&node, &ward, incarnation)))
     }
 
-    /// The next message to the supervisor; `None` when there is nothing to tell.
-    pub(crate) fn take(&self) -> Option<v1::ErrorRecords> {
+    /// The next message for whoever collects; `None` when there is nothing to tell.
+    pub fn take(&self) -> Option<v1::ErrorRecords> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -154,7 +164,7 @@ mod tests {
     }
 
     fn waiting() -> Waiting {
-        Waiting { most_groups: MOST_GROUPS, ..Default::default() }
+        Waiting::default()
     }
 
     #[test]

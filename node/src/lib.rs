@@ -42,6 +42,7 @@ pub use built_in::Services;
 pub use context::{WardContext, WorkUnit};
 pub use error::NodeError;
 pub use keeper::NodeSnapshot;
+pub use ledger::Ledger;
 pub use node::{Node, NodeBuilder, NodeHandle, open, shutdown_signal};
 pub use ward::{OnPanic, Program, Ward};
 pub use wardkeep_steward::{Backoff, GroupSpec, Restart, Strategy};

@@ -102,6 +102,20 @@ async fn a_session_that_does_not_begin_with_a_hello_in_order_is_refused_in_one_l
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_the_supervisor_itself_can_be_looked_up() {
+    within(async {
+        let sup = supervisor(quick()).await;
+        let told = error(&refused(&sup, Up::Report(v1::Report::default())).await);
+        let mut operator = sup.operator.clone();
+        let found = operator.get_error(v1::GetErrorRequest { id: told.id().to_owned() }).await.unwrap();
+        let found = found.into_inner();
+        assert_eq!((found.kind.as_str(), found.node.as_str()), ("PROTOCOL", "supervisor"));
+        assert!(!found.hops.last().unwrap().frames.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_never_says_anything_is_refused_after_a_while() {
     within(async {
         let good = witness().await;

@@ -8,6 +8,7 @@ use tokio::{
     time::{Duration, timeout},
 };
 use tonic::{Code, Request, Response, Status, Streaming};
+use wardkeep_node::Ledger;
 use wardkeep_proto::{
     Error,
     v1::{self, node_message::Kind as Up, stewardship_server::Stewardship},
@@ -30,13 +31,21 @@ pub(super) struct Attend {
     /// Each session keeps a place in the fleet's inbox for its end.
     seats: Arc<Semaphore>,
     sessions: usize,
+    ledger: Ledger,
 }
 
 impl Attend {
     /// `sessions`: at most so many at a time.
-    pub(super) fn new(fleet: mpsc::Sender<Msg>, sessions: usize) -> Self {
-        Self { fleet, seats: Arc::new(Semaphore::new(sessions)), sessions }
+    pub(super) fn new(fleet: mpsc::Sender<Msg>, sessions: usize, ledger: Ledger) -> Self {
+        Self { fleet, seats: Arc::new(Semaphore::new(sessions)), sessions, ledger }
     }
+}
+
+/// Writes an error of a session down, and makes it what its node is told.
+fn refuse(error: Error, ledger: &Ledger) -> Status {
+    let error = error.at(super::NAME, "", 0);
+    ledger.write(&error);
+    error.into()
 }
 
 type Down = Result<v1::StewardMessage, Status>;
@@ -51,10 +60,7 @@ impl Stewardship for Attend {
     ) -> Result<Response<Self::AttendStream>, Status> {
         let peer = request.remote_addr().map(|address| address.ip());
         let mut up = request.into_inner();
-        let refused = |error: Error| {
-            error.log();
-            Status::from(error)
-        };
+        let refused = |error: Error| refuse(error, &self.ledger);
         let mut hello = first_message(&mut up).await.map_err(refused)?;
         let boot = hello::check(&hello).map_err(|what| refused(protocol(what)))?;
         tame::hello(&mut hello);
@@ -70,7 +76,7 @@ impl Stewardship for Attend {
         let farewell = Farewell { session, place: Some(place), _seat: seat };
         // What comes up is read as part of the stream that goes down: when the node goes away the
         // stream is dropped, and with it the reading. No task is left behind.
-        let reading = read(up, session, self.fleet.clone());
+        let reading = read(up, session, self.fleet.clone(), self.ledger.clone());
         Ok(Response::new(Box::pin(down_stream(queue, reading, farewell))))
     }
 }
@@ -102,6 +108,7 @@ async fn read(
     mut up: Streaming<v1::NodeMessage>,
     session: SessionId,
     fleet: mpsc::Sender<Msg>,
+    ledger: Ledger,
 ) -> Option<Status> {
     loop {
         let kind = match up.message().await {
@@ -111,16 +118,15 @@ async fn read(
             Ok(None) => return None,
             Err(status) => {
                 let error = unreadable(&status);
-                if error.kind() == "PROTOCOL" {
-                    error.log();
-                }
-                return Some(error.into());
+                return Some(match error.kind() {
+                    "PROTOCOL" => refuse(error, &ledger),
+                    _ => error.into(),
+                });
             }
         };
         let Some(kind) = bounded(kind) else {
             let error = protocol(format!("a report about more than {} wards", hello::WARDS));
-            error.log();
-            return Some(error.into());
+            return Some(refuse(error, &ledger));
         };
         if fleet.send(Msg::Up { session, kind }).await.is_err() {
             return Some(Error::from(SupervisorError::ShuttingDown).into());

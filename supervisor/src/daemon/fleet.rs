@@ -19,6 +19,7 @@ use tokio::{
 };
 use tonic::Status;
 use uuid::Uuid;
+use wardkeep_node::Ledger;
 use wardkeep_node::wire;
 use wardkeep_proto::{
     Error, duration, machine_name, timestamp,
@@ -110,6 +111,8 @@ pub(super) struct Settings {
     pub(super) mandate_grace: Duration,
     pub(super) groups: Vec<GroupSpec>,
     pub(super) launchable: BTreeSet<String>,
+    /// The supervisor's own errors.
+    pub(super) ledger: Ledger,
 }
 
 /// What there was before, and where it goes on.
@@ -195,6 +198,7 @@ impl Fleet {
             self.carry_out();
             self.tell_of_the_lost();
             self.chronicle.commit();
+            self.collect_own_errors();
             let idle = self.idle_for();
             tokio::select! {
                 n = inbox.recv_many(&mut batch, BATCH) => if n == 0 { return self.end().await },
@@ -215,6 +219,14 @@ impl Fleet {
             if self.picture_due().is_some_and(|due| due <= Instant::now()) {
                 self.show();
             }
+        }
+    }
+
+    /// What went wrong in the supervisor itself is looked up as what nodes tell of.
+    fn collect_own_errors(&mut self) {
+        wardkeep_proto::error::tell_kept_back(Instant::now());
+        while let Some(records) = self.settings.ledger.take() {
+            self.errors.add(records);
         }
     }
 
@@ -268,9 +280,11 @@ impl Fleet {
                 let _ = answer.send(self.picture.borrow().clone());
             }
             Msg::ListErrors { answer } => {
+                self.collect_own_errors();
                 let _ = answer.send(self.errors.list());
             }
             Msg::FindError { id, answer } => {
+                self.collect_own_errors();
                 let _ = answer.send(self.errors.find(&id));
             }
             Msg::Shutdown => {}
@@ -284,7 +298,8 @@ impl Fleet {
         let info = hello.node.as_ref();
         let name: Arc<str> = info.map(|info| info.name.as_str()).unwrap_or_default().into();
         if let Err(error) = self.admit(&name, boot) {
-            error.log();
+            let error = error.at(super::NAME, "", 0);
+            self.settings.ledger.write(&error);
             // The queue of a new session has room.
             let _ = session.down.try_send(Err(error.into()));
             return;
@@ -337,7 +352,8 @@ impl Fleet {
         self.sessions.remove(&old.id);
         if record.boot != boot {
             let error = taken(name, pid, boot);
-            error.log();
+            let error = error.at(super::NAME, "", 0);
+            self.settings.ledger.write(&error);
             let _ = old.down.try_send(Err(error.into()));
         }
     }
@@ -400,7 +416,8 @@ impl Fleet {
     /// Ends the session of a node that does not keep to the protocol.
     fn expel(&mut self, name: &Arc<str>, what: String) {
         let error = Error::from(SupervisorError::Protocol(what));
-        error.log();
+        let error = error.at(super::NAME, "", 0);
+        self.settings.ledger.write(&error);
         if let Some(session) = self.end_session(name) {
             let _ = session.down.try_send(Err(error.into()));
         }

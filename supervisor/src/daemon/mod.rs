@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wardkeep_node::{
-    Services,
+    Ledger, Services,
     server::{self, Limits},
 };
 use wardkeep_proto::{
@@ -59,6 +59,8 @@ const INBOX: usize = 1_024;
 pub const HISTORY_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// ... and up to so many bytes.
 pub const HISTORY_BYTES: u64 = 256 << 20;
+/// What it is called in errors that arise in it.
+const NAME: &str = "supervisor";
 /// Sessions of nodes at a time, unless told otherwise.
 const SESSIONS: usize = 4_096;
 
@@ -207,7 +209,9 @@ impl Supervisor {
             picture.subscribe(),
             operator::Past { reader: history.reader(), followers: followers.downgrade() },
         );
-        let service = services(&to_fleet, builder.sessions, operator, &view)?;
+        let ledger = Ledger::new();
+        let attend = attend::Attend::new(to_fleet.clone(), builder.sessions, ledger.clone());
+        let service = services(attend, operator, &view, ledger.clone())?;
 
         let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
@@ -225,6 +229,7 @@ impl Supervisor {
             mandate_grace: builder.mandate_grace,
             groups: builder.groups,
             launchable: names,
+            ledger,
         };
         let remembered =
             fleet::Remembered { state, history, followers, kept: (path, builder.retention.max_bytes) };
@@ -260,10 +265,10 @@ impl Supervisor {
 }
 
 fn services(
-    to_fleet: &mpsc::Sender<Msg>,
-    sessions: usize,
+    attend: attend::Attend,
     operator: operator::Api,
     view: &watch::Sender<Arc<v1::DirectoryView>>,
+    ledger: Ledger,
 ) -> Result<
     impl tower::Service<
         http::Request<tonic::body::Body>,
@@ -280,9 +285,9 @@ fn services(
     let (_, health) = tonic_health::server::health_reporter();
     let services = Services::new()
         .with(health)
-        .with(StewardshipServer::new(attend::Attend::new(to_fleet.clone(), sessions)))
+        .with(StewardshipServer::new(attend))
         .with(DirectoryServer::new(directory::Watch::new(view.subscribe())))
         .with(OperatorServer::new(operator))
         .reflecting(&[wardkeep_proto::FILE_DESCRIPTOR_SET])?;
-    Ok(services.into_service("supervisor"))
+    Ok(services.recording(ledger).into_service(NAME))
 }
