@@ -118,8 +118,8 @@ impl Steward {
         self.groups.get(name).is_some_and(|group| group.plan.is_some())
     }
 
-    /// A ward that the plan skipped while it was down waits no longer for the plan.
-    fn release(&mut self, id: &WardId) {
+    /// A ward that a plan left out while it was down waits no longer for the plan.
+    pub(crate) fn release(&mut self, id: &WardId) {
         let now = self.now;
         if let Some(pending) = self.ward_mut(id).and_then(|ward| ward.pending.as_mut()) {
             pending.due.get_or_insert(now);

@@ -709,6 +709,19 @@ fn a_group_restarts_inside_while_the_groups_around_go_on() {
 }
 
 #[test]
+fn a_temporary_group_that_is_left_behind_in_the_middle_of_its_restart_rests() {
+    let of = GroupSpec { strategy: OneForAll, intensity: 3, ..inner("i", Temporary) };
+    let mut world = nested(OneForAll, of);
+    world.ward(&id("b")).expect("it").stubborn = true;
+    crash(&mut world, "c");
+    assert_eq!(world.phase(&id("c")), Phase::Backoff);
+    crash(&mut world, "a");
+    exit(&mut world, "b", ExitKind::Stopped);
+    assert_eq!((done(&mut world).as_str(), alive(&world).as_str()), ("-b-d+a+d", "ad"));
+    assert_eq!(count(&world, Phase::Stopped), 2);
+}
+
+#[test]
 fn a_circle_of_groups_is_cut_and_very_deep_nesting_too() {
     let of = |name: &str, parent: &str| GroupSpec {
         name: name.into(),
