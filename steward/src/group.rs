@@ -224,7 +224,6 @@ impl Steward {
                 starts.push(id);
             }
         }
-        self.take_over(name, &starts);
         for id in &starts {
             // Those that wait for their own restart now wait for the plan.
             if self.wards.get(id).is_some_and(|ward| ward.is_down()) {
@@ -276,22 +275,6 @@ impl Steward {
         ward.intent = Intent::Up;
         if let Some(order) = ward.order.as_mut().filter(|order| order.then == Then::Settle) {
             order.then = Then::Plan;
-        }
-    }
-
-    /// Plans of the groups around this one leave the start of these wards to it, and wait for it.
-    fn take_over(&mut self, name: &Arc<str>, starts: &[WardId]) {
-        let around: Vec<_> = self.chain(name).skip(1).map(|group| group.spec.name.clone()).collect();
-        let starts: BTreeSet<_> = starts.iter().collect();
-        for outer in around {
-            let Some(plan) = self.groups.get_mut(&outer).and_then(|group| group.plan.as_mut()) else {
-                continue;
-            };
-            let before = plan.starts.len();
-            plan.starts.retain(|id| !starts.contains(id));
-            if plan.starts.len() < before && !plan.below.contains(name) {
-                plan.below.push(name.clone());
-            }
         }
     }
 
@@ -379,7 +362,6 @@ impl Steward {
         if let Some(group) = self.groups.get_mut(name) {
             group.plan = Some(plan(stops));
         }
-        self.take_over(name, &wards);
         for id in &wards {
             self.end_ward(id);
         }
