@@ -96,11 +96,21 @@ impl Steward {
             self.end_ward(id);
         } else if self.groups.get(&name).is_some_and(|group| group.gave_up) {
             self.quarantine(id);
-        } else if self.expects_end_of(id) {
-            self.wait(id, Pending { due: None, cause, free: false, ticket: None });
-        } else {
+        } else if !self.is_end_expected(id, &cause) {
             self.member_failed(&name, &Member::Ward(id.clone()), id, cause);
         }
+    }
+
+    /// Whether a plan was about to stop this ward, which is down: then all that is left is what the plan
+    /// wants to follow.
+    pub(crate) fn is_end_expected(&mut self, id: &WardId, cause: &Cause) -> bool {
+        let expected = self.expects_end_of(id);
+        if expected && self.will_start(id) {
+            self.wait(id, Pending { due: None, cause: cause.clone(), free: false, ticket: None });
+        } else if expected {
+            self.rest(id);
+        }
+        expected
     }
 
     /// A member of a group is down and to be restarted. `ward`: where it began.
@@ -226,18 +236,39 @@ impl Steward {
                 starts.push(id);
             }
         }
-        self.take_over(name, &starts);
         for id in &starts {
             // Those that wait for their own restart now wait for the plan.
             if self.wards.get(id).is_some_and(|ward| ward.is_down()) {
                 self.wait(id, Pending { due: None, cause: cause.clone(), free: false, ticket: None });
             }
         }
+        // Those that cannot be reached now are no longer part of any plan.
+        let out_of_reach = concerned.iter().filter(|(_, starts)| **starts).map(|(id, _)| id).chain(&earlier);
+        for id in out_of_reach.filter(|id| !self.ready(&id.node)).cloned().collect::<Vec<_>>() {
+            self.release(&id);
+        }
         let below = groups.into_iter().filter(|group| group != name).collect();
         if let Some(group) = self.groups.get_mut(name) {
             group.plan = Some(Plan { stops, starts: starts.into(), due, cause, below, end: None });
         }
         self.dirty.insert(name.clone());
+        for (id, _) in concerned.iter().filter(|(_, starts)| !**starts) {
+            self.rest_if_forgotten(id);
+        }
+    }
+
+    /// A ward that was to be restarted, and is not among those that are restarted now.
+    fn rest_if_forgotten(&mut self, id: &WardId) {
+        if self.will_start(id) {
+            return;
+        }
+        let Some(ward) = self.ward_mut(id).filter(|ward| ward.intent == Intent::Up) else { return };
+        if let Some(order) = ward.order.as_mut().filter(|order| order.then == Then::Plan) {
+            order.then = Then::Settle;
+            ward.intent = Intent::Resting;
+        } else if ward.is_down() && ward.pending.as_ref().is_some_and(|pending| !pending.free) {
+            self.rest(id);
+        }
     }
 
     /// Temporary groups do not come back with the others.
@@ -256,22 +287,6 @@ impl Steward {
         ward.intent = Intent::Up;
         if let Some(order) = ward.order.as_mut().filter(|order| order.then == Then::Settle) {
             order.then = Then::Plan;
-        }
-    }
-
-    /// Plans of the groups around this one leave the start of these wards to it, and wait for it.
-    fn take_over(&mut self, name: &Arc<str>, starts: &[WardId]) {
-        let around: Vec<_> = self.chain(name).skip(1).map(|group| group.spec.name.clone()).collect();
-        let starts: BTreeSet<_> = starts.iter().collect();
-        for outer in around {
-            let Some(plan) = self.groups.get_mut(&outer).and_then(|group| group.plan.as_mut()) else {
-                continue;
-            };
-            let before = plan.starts.len();
-            plan.starts.retain(|id| !starts.contains(id));
-            if plan.starts.len() < before && !plan.below.contains(name) {
-                plan.below.push(name.clone());
-            }
         }
     }
 
@@ -359,7 +374,6 @@ impl Steward {
         if let Some(group) = self.groups.get_mut(name) {
             group.plan = Some(plan(stops));
         }
-        self.take_over(name, &wards);
         for id in &wards {
             self.end_ward(id);
         }

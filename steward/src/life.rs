@@ -196,20 +196,17 @@ impl Steward {
             return self.settle_down(id);
         }
         ward.phase = Phase::Stopped;
-        let (expected, returns) = (self.expects_end_of(id), self.will_start(id));
-        if expected && returns {
-            self.wait(id, Pending { due: None, cause, free: false, ticket: None });
-        } else if again && !expected {
-            self.failed(id, cause);
-        } else {
-            self.rest(id);
-            if !expected {
+        match self.is_end_expected(id, &cause) {
+            true => {}
+            false if again => self.failed(id, cause),
+            false => {
+                self.rest(id);
                 self.rested(id, cause);
             }
         }
     }
 
-    fn rest(&mut self, id: &WardId) {
+    pub(crate) fn rest(&mut self, id: &WardId) {
         if let Some(ward) = self.ward_mut(id) {
             ward.intent = Intent::Resting;
         }

@@ -3,7 +3,7 @@
 //! Stops come one by one in reverse start order, each waiting for the exit of the one before, then
 //! starts one by one in start order. What a plan cannot reach (wards of nodes that are away) it skips;
 //! those are dealt with when their node is back. A group within another may come by a plan of its own
-//! while the outer one starts its wards: it takes them over, and the outer plan waits for it.
+//! while the outer one starts its wards: the outer plan waits for it.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -118,8 +118,8 @@ impl Steward {
         self.groups.get(name).is_some_and(|group| group.plan.is_some())
     }
 
-    /// A ward that the plan skipped while it was down waits no longer for the plan.
-    fn release(&mut self, id: &WardId) {
+    /// A ward that a plan left out while it was down waits no longer for the plan.
+    pub(crate) fn release(&mut self, id: &WardId) {
         let now = self.now;
         if let Some(pending) = self.ward_mut(id).and_then(|ward| ward.pending.as_mut()) {
             pending.due.get_or_insert(now);

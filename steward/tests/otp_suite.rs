@@ -708,6 +708,32 @@ fn a_group_restarts_inside_while_the_groups_around_go_on() {
     assert_eq!(done(&mut world), "-d-c-b+a+b+c-b+b+c+d", "d waits until the group before it is up");
 }
 
+/// What a group's restart has ended does not count among what is still active.
+#[test]
+fn a_significant_group_that_is_left_behind_does_not_keep_the_group_around_it_from_shutting_down() {
+    let outer = GroupSpec { auto_shutdown: AutoShutdown::AllSignificant, ..group(OneForAll, 2) };
+    let left = GroupSpec { significant: true, ..inner("i", Temporary) };
+    let wards = [ward("a", Permanent), in_group("b", "i"), significant("c", Transient)];
+    let mut world = world([outer, left], wards);
+    crash(&mut world, "a");
+    assert_eq!((done(&mut world).as_str(), alive(&world).as_str()), ("-c-b+a+c", "ac"));
+    exit(&mut world, "c", ExitKind::Done);
+    assert_eq!((done(&mut world).as_str(), alive(&world).as_str()), ("-a", ""));
+}
+
+#[test]
+fn a_temporary_group_that_is_left_behind_in_the_middle_of_its_restart_rests() {
+    let of = GroupSpec { strategy: OneForAll, intensity: 3, ..inner("i", Temporary) };
+    let mut world = nested(OneForAll, of);
+    world.ward(&id("b")).expect("it").stubborn = true;
+    crash(&mut world, "c");
+    assert_eq!(world.phase(&id("c")), Phase::Backoff);
+    crash(&mut world, "a");
+    exit(&mut world, "b", ExitKind::Stopped);
+    assert_eq!((done(&mut world).as_str(), alive(&world).as_str()), ("-b-d+a+d", "ad"));
+    assert_eq!(count(&world, Phase::Stopped), 2);
+}
+
 #[test]
 fn a_circle_of_groups_is_cut_and_very_deep_nesting_too() {
     let of = |name: &str, parent: &str| GroupSpec {

@@ -146,6 +146,22 @@ fn a_group_over_two_nodes_does_not_wait_for_the_one_that_is_away() {
 }
 
 #[test]
+fn a_ward_whose_node_went_away_in_the_middle_of_its_groups_restart_is_started_when_it_is_back() {
+    let spec = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::new("g") };
+    let world = World::new(Steward::new(Config::default()).with_groups([spec]));
+    let mut world = up(world.with_node("n", vec![in_group("a")]).with_node("m", vec![in_group("b")]));
+    world.ward(&id("a")).expect("it").fails = 1;
+    world.crash(&id("a"));
+    world.run(ms(10));
+    assert_eq!(world.commands(), ["-b", "+a"]);
+    world.disconnect("m", false);
+    world.run(ms(1_000));
+    world.connect("m");
+    world.run(ms(1_000));
+    assert_eq!(world.commands(), ["-b", "+a", "+a", "+b"]);
+}
+
+#[test]
 fn too_many_restarts_quarantine_the_group_until_an_operator_starts_its_wards() {
     let mut world = group(Strategy::OneForOne);
     world.ward(&id("b")).expect("it").broken = true;

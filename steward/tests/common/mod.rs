@@ -284,6 +284,30 @@ impl World {
         })
     }
 
+    /// All that happened, a line each.
+    pub fn told(&self) -> String {
+        let line = |(at, action): &(Time, Action)| match action {
+            Action::Note(note) => {
+                let of = note
+                    .ward
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .or(note.node.as_ref().map(ToString::to_string));
+                format!(
+                    "{at:>8.3?} {} {} {:?}: {}\n",
+                    of.unwrap_or_default(),
+                    note.incarnation,
+                    note.what,
+                    note.cause.reason
+                )
+            }
+            Action::Start { ward, .. } => format!("{at:>8.3?} +{ward}\n"),
+            Action::Stop { ward, .. } => format!("{at:>8.3?} -{ward}\n"),
+            other => format!("{at:>8.3?} {other:?}\n"),
+        };
+        self.log.iter().map(line).collect()
+    }
+
     pub fn noted(&self, what: &What) -> usize {
         self.notes().filter(|(_, note)| note.what == *what).count()
     }
