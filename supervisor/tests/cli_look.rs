@@ -79,6 +79,8 @@ async fn every_view_fits_the_columns_it_is_given() {
         &["group", "ls"],
         &["group", "show", "search"],
         &["events"],
+        &["explain", "trigram/search"],
+        &["explain", "trigram"],
     ] {
         for columns in [80, 60] {
             let mut command = command(args);
@@ -107,6 +109,8 @@ async fn every_view_is_one_versioned_document_and_a_list_of_names() {
         (&["group", "ls"], "wardkeep.groups/v1", "search\n"),
         (&["group", "show", "search"], "wardkeep.group/v1", "search\n"),
         (&["events", "-n", "2"], "wardkeep.events/v1", "2\n3\n"),
+        (&["explain", "trigram/se"], "wardkeep.explain/v1", "trigram/search\n"),
+        (&["explain", "trigram"], "wardkeep.explain/v1", "trigram\n"),
     ] {
         let ran = cluster.run(&[args, &["-o", "json"]].concat()).await;
         assert_eq!(ran.ends_with(0).json()["schema"], schema);

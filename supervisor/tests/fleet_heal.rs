@@ -96,6 +96,9 @@ async fn work_that_hangs_is_a_stall_and_the_ward_is_not_offered_until_it_runs_an
         let verdict = events.until(|e| e.kind() == EventKind::WardVerdict).await;
         assert_eq!(verdict.verdict(), Verdict::Stalled);
         assert!(verdict.text.contains("work overdue"), "{}", verdict.text);
+        let evidence = verdict.evidence.unwrap();
+        assert!(evidence.oldest_work.is_some() && evidence.last_pulse.is_some(), "{evidence:?}");
+        assert_eq!(verdict.group, "n/");
         let seen = view_until(&mut views, |view| offers(view) == [("h".to_owned(), 2, true)]).await;
         let between = &seen[..seen.len() - 1];
         assert!(!between.is_empty());

@@ -85,7 +85,6 @@ async fn at_every_point_of_a_restart_that_an_operator_asked_for() {
                     reason: "a test".into(),
                     actor: "ana@ops".into(),
                     detach: true,
-                    ..Default::default()
                 };
                 // It may die before it has answered.
                 let _ = site.operator().await.restart_ward(request).await;
@@ -176,6 +175,8 @@ async fn restarts_count_over_a_kill_and_a_quarantine_outlives_supervisor_and_nod
         site.ward(VICTIM, |w| w.state() == v1::WardState::Quarantined).await;
         let gave_up = |fleet: &v1::Fleet| fleet.groups.iter().any(|g| g.gave_up && g.recent_restarts == 3);
         site.until(|fleet| gave_up(fleet).then_some(())).await;
+        // The picture is a moment ahead of the disk.
+        site.written("hold WHERE quarantined = 1").await;
         second.killed().await;
         node.killed().await;
 
@@ -191,6 +192,99 @@ async fn restarts_count_over_a_kill_and_a_quarantine_outlives_supervisor_and_nod
             .await;
         site.rests().await;
         assert_eq!(site.count("hold"), 0);
+        site.is_whole();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_every_point_of_the_restart_of_a_whole_group() {
+    within(async {
+        let points =
+            ["restart-written", "restart-sent", "restart-sent*2", "restart-sent*3", "restart-effect"];
+        for point in points.into_iter().chain(["restart-effect*2", "restart-closing*2", "restart-closed*2"]) {
+            let site = Site::grouped("strategy = \"one_for_all\"\nperiod = \"10m\"", "g");
+            let mut first = site.supervisor(&[("WARDKEEP_FAILPOINT", point)]).await;
+            let _node = site.node().await;
+            site.runs(VICTIM, 1).await;
+            site.runs(BYSTANDER, 1).await;
+            site.crash(VICTIM);
+            assert_eq!(
+                first.ended().await.signal(),
+                Some(Signal::SIGABRT as i32),
+                "{point}: {:#?}",
+                first.said
+            );
+            let _next = site.supervisor(&[]).await;
+            site.runs(VICTIM, 2).await;
+            site.runs(BYSTANDER, 2).await;
+            site.rests().await;
+            assert_eq!([VICTIM, BYSTANDER].map(|ward| site.starts(ward).len()), [2, 2], "{point}");
+            assert_eq!(site.count("event WHERE text LIKE 'restart 1 of 5 allowed%'"), 1, "{point}");
+            assert_eq!(site.count("event WHERE text LIKE 'restart 2 of 5 allowed%'"), 0, "{point}");
+            site.is_whole();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_every_point_of_the_restart_of_a_node() {
+    within(async {
+        for point in ["restart-written", "restart-sent", "restart-closing", "restart-closed"] {
+            let site = Site::new("");
+            let mut first = site.supervisor(&[("WARDKEEP_FAILPOINT", point)]).await;
+            let _node = site.node().await;
+            site.runs(VICTIM, 1).await;
+            let boot = |fleet: &v1::Fleet| {
+                let node = fleet.nodes.iter().find(|node| node.attending)?;
+                node.info.as_ref().map(|info| info.boot_id.clone())
+            };
+            let before = site.until(boot).await;
+            let request = v1::NodeRequest { node: "n".into(), detach: true, ..Default::default() };
+            let _ = site.operator().await.restart_node(request).await;
+            assert_eq!(
+                first.ended().await.signal(),
+                Some(Signal::SIGABRT as i32),
+                "{point}: {:#?}",
+                first.said
+            );
+            let _next = site.supervisor(&[]).await;
+            let after = site.until(|fleet| boot(fleet).filter(|boot| *boot != before)).await;
+            site.rests().await;
+            assert_eq!(site.until(boot).await, after, "{point}: once");
+            let wrote = async {
+                let mut look = tokio::time::interval(std::time::Duration::from_millis(10));
+                while site.starts(VICTIM).len() < 2 || site.starts(BYSTANDER).len() < 2 {
+                    look.tick().await;
+                }
+            };
+            wrote.await;
+            assert_eq!([VICTIM, BYSTANDER].map(|ward| site.starts(ward).len()), [2, 2], "{point}");
+            site.is_whole();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ward_that_an_operator_stopped_rests_though_the_supervisor_died_of_it() {
+    within(async {
+        let site = Site::new("");
+        let first = site.supervisor(&[]).await;
+        let node = site.node().await;
+        site.runs(VICTIM, 1).await;
+        let request =
+            v1::WardRequest { node: "n".into(), ward: VICTIM.into(), detach: true, ..Default::default() };
+        site.operator().await.stop_ward(request).await.unwrap();
+        // What was answered is kept, whether or not the node has heard of it.
+        first.killed().await;
+        node.killed().await;
+        let _next = site.supervisor(&[]).await;
+        let _node = site.node().await;
+        site.ward(VICTIM, |ward| ward.state() == v1::WardState::Stopped && ward.held).await;
+        site.rests().await;
+        site.ward(VICTIM, |ward| ward.state() == v1::WardState::Stopped).await;
         site.is_whole();
     })
     .await;

@@ -112,6 +112,7 @@ async fn a_history_that_cannot_be_used_is_refused_in_one_line_and_left_as_it_is(
     within(async {
         let site = Site::new("");
         let mut first = site.supervisor(&[]).await;
+        site.picture().await;
         first.signal(Signal::SIGTERM);
         assert!(first.ended().await.success());
         let refused = async |says: &str| {
@@ -144,10 +145,7 @@ async fn without_a_data_directory_the_status_says_that_nothing_is_kept() {
         supervisor.says("supervisor up").await;
         let (code, out, _) = site.command(&["status"]).await;
         assert_eq!(code, 0);
-        assert!(
-            out.contains("history: in memory only, it ends with the supervisor; keep it with --data-dir"),
-            "{out}"
-        );
+        assert!(out.contains("history in memory only; --data-dir would keep it"), "{out}");
         let (_, out, _) = site.command(&["status", "-o", "json"]).await;
         let status: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(status["supervisor"]["history"]["durable"], false);

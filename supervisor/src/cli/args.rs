@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Where `wardkeep` looks for a supervisor unless told otherwise.
@@ -123,8 +124,14 @@ pub enum Command {
     /// Look errors up: which there are, and one of them whole
     #[command(subcommand)]
     Error(ErrorCommand),
+    /// Why a ward or a node is where it is: the story, with what it rests on
+    #[command(
+        after_help = "Examples:\n  wardkeep explain trigram/search\n  wardkeep explain trigram --since 1h"
+    )]
+    Explain(ExplainArgs),
     /// What happened, oldest first
-    #[command(after_help = "Examples:\n  wardkeep events -n 20\n  wardkeep events -f -o jsonl")]
+    #[command(after_help = "Examples:\n  wardkeep events -n 20\n  wardkeep events --since 10m\n  \
+        wardkeep events -f -o jsonl")]
     Events(EventsArgs),
     /// Call any method of any service, known through server reflection
     #[command(after_help = "Examples:\n  \
@@ -343,6 +350,42 @@ pub struct EventsArgs {
     /// At most so many of those already there, the newest
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
+    /// Only those no older: a length of time (10m, 2h) or a time (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<Since>,
+}
+
+/// `explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// NODE/WARD, WARD or NODE; prefixes will do
+    #[arg(value_name = "WARD|NODE")]
+    pub name: String,
+    /// At most so many events, the newest [default: 100]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Only what is no older: a length of time (10m, 2h) or a time (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<Since>,
+}
+
+/// From when on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// So long before now, by the supervisor's clock.
+    Ago(Duration),
+    /// This moment.
+    At(DateTime<Utc>),
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(ago) = duration(text) {
+        return Ok(Since::Ago(ago));
+    }
+    match DateTime::parse_from_rfc3339(text) {
+        Ok(at) => Ok(Since::At(at.with_timezone(&Utc))),
+        Err(_) => Err("want a length of time such as 10m, or a time such as 2026-01-31T12:00:00Z".into()),
+    }
 }
 
 /// `call`.

@@ -1,15 +1,17 @@
 //! What happened, in the order it happened.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tonic::{Request, transport::Channel};
 use wardkeep_proto::v1::{Event, WatchEventsRequest, operator_client::OperatorClient};
 
 use super::{
-    args::{EventsArgs, Format},
+    args::{EventsArgs, Format, Since},
     connect::Session,
     exit::{Exit, Failure},
     human::short_id,
     out::Out,
+    status::now,
     table::Table,
     view::{Document, EventView, moment},
 };
@@ -17,6 +19,18 @@ use super::{
 /// Widths of the columns before the text: events that come one by one line up.
 const WIDTHS: [u16; 2] = [9, 16];
 const WIDE_WIDTHS: [u16; 5] = [6, 24, 13, 18, 12];
+
+/// So many are shown, unless asked for more.
+const MOST: u32 = 10_000;
+
+/// When that is, by this clock.
+pub(crate) fn since(since: Option<&Since>, now: DateTime<Utc>) -> Option<prost_types::Timestamp> {
+    let at = match since? {
+        Since::Ago(ago) => now - *ago,
+        Since::At(at) => *at,
+    };
+    Some(wardkeep_proto::timestamp(at))
+}
 
 #[derive(Serialize)]
 struct Events {
@@ -29,10 +43,19 @@ struct Events {
 /// The supervisor cannot be asked, or went away.
 pub(crate) async fn run(session: &Session, args: &EventsArgs) -> Result<Exit, Failure> {
     let mut operator = session.operator().await?;
+    let since = match args.since {
+        // By the supervisor's clock.
+        Some(Since::Ago(_)) => since(args.since.as_ref(), now(&session.fleet(&mut operator).await?)),
+        _ => since(args.since.as_ref(), Utc::now()),
+    };
+    let request = WatchEventsRequest { limit: args.limit.unwrap_or(MOST), since, ..Default::default() };
     if args.follow {
-        return follow(session, &mut operator, args.limit.unwrap_or(0)).await;
+        return follow(session, &mut operator, request).await;
     }
-    let events = last(session, &mut operator, args.limit.unwrap_or(0)).await?;
+    let events = read(session, &mut operator, request).await?;
+    if args.limit.is_none() && events.len() >= MOST as usize {
+        session.out.progress(&format!("(only the newest {MOST}; -n asks for more)"));
+    }
     let out = &session.out;
     match out.format {
         Format::Json => {
@@ -54,7 +77,19 @@ pub(crate) async fn last(
     operator: &mut OperatorClient<Channel>,
     limit: u32,
 ) -> Result<Vec<Event>, Failure> {
-    let request = session.request(WatchEventsRequest { limit, ..Default::default() });
+    read(session, operator, WatchEventsRequest { limit, ..Default::default() }).await
+}
+
+/// The events asked for, oldest first.
+///
+/// # Errors
+/// The supervisor cannot be asked.
+pub(crate) async fn read(
+    session: &Session,
+    operator: &mut OperatorClient<Channel>,
+    request: WatchEventsRequest,
+) -> Result<Vec<Event>, Failure> {
+    let request = session.request(request);
     let collect = async {
         let mut stream = operator.watch_events(request).await?.into_inner();
         let mut events = Vec::new();
@@ -69,10 +104,10 @@ pub(crate) async fn last(
 async fn follow(
     session: &Session,
     operator: &mut OperatorClient<Channel>,
-    limit: u32,
+    request: WatchEventsRequest,
 ) -> Result<Exit, Failure> {
     // No deadline goes with the request: it would end the stream.
-    let request = Request::new(WatchEventsRequest { follow: true, limit, ..Default::default() });
+    let request = Request::new(WatchEventsRequest { follow: true, ..request });
     let mut stream = session.answer(&session.supervisor, operator.watch_events(request)).await?;
     let mut previous = 0;
     loop {

@@ -11,6 +11,7 @@ mod dynamic;
 mod error;
 mod events;
 mod exit;
+mod explain;
 mod group;
 mod health;
 mod human;
@@ -20,6 +21,7 @@ mod reflect;
 mod resolve;
 mod status;
 mod table;
+mod tell;
 mod view;
 mod ward;
 
@@ -99,6 +101,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Ward(command) => ward::run(&session, command).await,
         Command::Group(command) => group::run(&session, command).await,
         Command::Error(command) => error::run(&session, command).await,
+        Command::Explain(args) => explain::run(&session, args).await,
         Command::Events(args) => events::run(&session, args).await,
         Command::Call(args) => call::run(&session, args).await,
         Command::Health(args) => health::run(&session, args).await,

@@ -143,7 +143,7 @@ fn headline(status: &Status, fleet: &Fleet) -> String {
     let up = age(fleet.supervisor.as_ref().and_then(|s| s.started_at), now(fleet));
     text.push_str(&format!("supervisor {} on {}, up {up}, epoch {}\n", s.address, s.machine, s.epoch));
     if !s.history.durable {
-        text.push_str("history: in memory only, it ends with the supervisor; keep it with --data-dir\n");
+        text.push_str("history in memory only; --data-dir would keep it\n");
     }
     text.push('\n');
     text

@@ -129,14 +129,15 @@ impl Chronicle {
 
     /// Something was decided whose effect is to be seen.
     pub(super) fn intend(&mut self, intent: Intent) {
-        self.marks.opens_restart |= intent.aim == Aim::Restart;
+        self.marks.opens_restart |= intent.aim.is_restart() || intent.aim == Aim::RestartNode;
         let changes = self.intents.open(intent);
         self.draft.changes.extend(changes);
     }
 
     /// An effect was seen, or is no longer looked for.
     pub(super) fn settle(&mut self, node: &str, ward: &str, lane: Lane, outcome: impl Into<String>) {
-        let restart = self.intents.get(node, ward, lane).is_some_and(|intent| intent.aim == Aim::Restart);
+        let restart = |intent: &Intent| intent.aim.is_restart() || intent.aim == Aim::RestartNode;
+        let restart = self.intents.get(node, ward, lane).is_some_and(restart);
         let closed = self.intents.close(node, ward, lane, Utc::now().timestamp_millis(), outcome);
         self.marks.closes_restart |= restart && closed.is_some();
         self.draft.changes.extend(closed);
@@ -165,9 +166,7 @@ impl Chronicle {
     /// A node is gone for good.
     pub(super) fn forget(&mut self, node: &str) {
         for intent in self.intents.of_node(node) {
-            for lane in [Lane::Ward, Lane::Process, Lane::Drain] {
-                self.settle(node, &intent.ward, lane, "its node was forgotten");
-            }
+            self.settle(node, &intent.ward, intent.aim.lane(), "its node was forgotten");
         }
         let wards: Vec<_> = self.holds.keys().filter(|(name, _)| name == node).cloned().collect();
         for (node, ward) in wards {

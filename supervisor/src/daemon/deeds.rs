@@ -204,6 +204,7 @@ impl Fleet {
                 let due_at =
                     intent.due_at.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
                 self.chronicle.intend(Intent { counted: true, due_at, ..intent });
+                self.intend_with_group(ward, &note.cause);
             }
             // Its stop follows, and after that it is to run again.
             What::WardVerdict(Verdict::Stalled) => self.chronicle.intend(intent),
@@ -220,6 +221,31 @@ impl Fleet {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Who is restarted beside a ward that failed.
+    fn intend_with_group(&mut self, failed: &WardId, cause: &Cause) {
+        let Some(group) = self.steward.group(&self.group_of(failed), self.now()) else { return };
+        let at = group.members.iter().position(|id| id == failed).unwrap_or_default();
+        let others = match group.spec.strategy {
+            Strategy::OneForOne => &[],
+            Strategy::OneForAll => group.members,
+            Strategy::RestForOne => &group.members[at..],
+        };
+        let concerned = |id: &&WardId| {
+            let attends = self.nodes.get(&id.node).is_some_and(|record| record.session.is_some());
+            let live = |phase| matches!(phase, Phase::Starting | Phase::Running | Phase::Stopping);
+            let follows = self
+                .steward
+                .ward(id)
+                .is_some_and(|view| live(view.phase) && view.spec.restart != Restart::Temporary);
+            *id != failed && attends && follows && !self.chronicle.rests(&id.node, &id.ward)
+        };
+        for id in others.iter().filter(concerned).cloned().collect::<Vec<_>>() {
+            let incarnation = self.steward.ward(&id).map_or(0, |view| view.incarnation);
+            let intent = self.intent(Aim::RestartWithGroup, &id.node, &id.ward, incarnation, cause);
+            self.chronicle.intend(intent);
         }
     }
 
@@ -242,25 +268,19 @@ impl Fleet {
         }
     }
 
-    /// A stop is part of a restart (of the ward, or of its group), or the end of it.
+    /// A stop is part of a restart that was decided, or the end of it.
     fn intend_stop(&mut self, ward: &WardId, incarnation: u64, cause: &Cause) {
         let rests = self.chronicle.rests(&ward.node, &ward.ward);
         if !rests && self.open_restart(ward).is_some_and(|intent| intent.incarnation == incarnation) {
             return;
         }
-        let group = self.steward.group(&self.group_of(ward), self.now());
-        let shared = group.is_some_and(|group| !group.gave_up && group.spec.strategy != Strategy::OneForOne);
-        let temporary = self.steward.ward(ward).is_none_or(|view| view.spec.restart == Restart::Temporary);
-        let again = shared && !rests && !temporary;
-        let aim = if again { Aim::Restart } else { Aim::Stop };
-        let intent = self.intent(aim, &ward.node, &ward.ward, incarnation, cause);
-        // Its group's restart was counted, for the ward that failed.
-        self.chronicle.intend(Intent { asked: again, ..intent });
+        let intent = self.intent(Aim::Stop, &ward.node, &ward.ward, incarnation, cause);
+        self.chronicle.intend(intent);
     }
 
     pub(super) fn open_restart(&self, ward: &WardId) -> Option<&Intent> {
         let intent = self.chronicle.intents.get(&ward.node, &ward.ward, Lane::Ward);
-        intent.filter(|intent| intent.aim == Aim::Restart)
+        intent.filter(|intent| intent.aim.is_restart())
     }
 
     // --- commands ---

@@ -34,7 +34,7 @@ pub(super) struct NodeRecord {
     signs: Vec<Sign>,
 }
 
-/// The last sign of life of a ward, as reports tell.
+/// The last sign of life of a ward, as reports tell: nothing of one that neither pulses nor works.
 #[derive(Clone, Copy, Default)]
 struct Sign {
     lived: Option<Instant>,
@@ -121,12 +121,10 @@ impl NodeRecord {
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
         let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
         ward.status.clone_from(&change.status);
-        if let Some(sign) = self.signs.get_mut(change.slot as usize) {
-            match change.state() {
-                v1::WardState::Starting => *sign = Sign::default(),
-                v1::WardState::Running => sign.lived = Some(Instant::now()),
-                _ => {}
-            }
+        if change.state() == v1::WardState::Starting
+            && let Some(sign) = self.signs.get_mut(change.slot as usize)
+        {
+            *sign = Sign::default();
         }
         if change.state() == v1::WardState::Starting {
             ward.started_at = change.at;

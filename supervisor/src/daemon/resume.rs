@@ -21,12 +21,14 @@ impl Fleet {
         let runs = change.state() == WardState::Running;
         let n = change.incarnation;
         let outcome = match intent.aim {
-            Aim::Restart if n > intent.incarnation && runs => format!("incarnation {n} runs"),
-            Aim::Restart if n > intent.incarnation && ended => format!("incarnation {n} began, and ended"),
+            aim if aim.is_restart() && n > intent.incarnation && runs => format!("incarnation {n} runs"),
+            aim if aim.is_restart() && n > intent.incarnation && ended => {
+                format!("incarnation {n} began, and ended")
+            }
             Aim::Stop if ended && n >= intent.incarnation => format!("incarnation {n} ended"),
             _ => return,
         };
-        if intent.aim == Aim::Restart {
+        if intent.aim.is_restart() {
             failpoint::reach("restart-effect");
         }
         self.chronicle.settle(&ward.node, &ward.ward, Lane::Ward, outcome);
@@ -35,15 +37,19 @@ impl Fleet {
     /// A node attends: what of the intents about it has come true, or no longer can?
     pub(super) fn settle_at_attach(&mut self, node: &Arc<str>, hello: &v1::Hello, boot: &str) {
         for intent in self.chronicle.intents.of_node(node) {
-            if let Some(outcome) = outcome(&intent, hello, boot) {
-                let lane = match intent.aim {
-                    Aim::Restart | Aim::Stop => Lane::Ward,
-                    Aim::Launch | Aim::RestartNode => Lane::Process,
-                    Aim::Drain | Aim::Undrain => Lane::Drain,
-                };
-                self.chronicle.settle(node, &intent.ward, lane, outcome);
+            let outcome = outcome(&intent, hello, boot).or_else(|| self.overtaken(&intent, hello));
+            if let Some(outcome) = outcome {
+                self.chronicle.settle(node, &intent.ward, intent.aim.lane(), outcome);
             }
         }
+    }
+
+    /// A group does not wait for wards whose node was away, and does not come back to them.
+    fn overtaken(&self, intent: &Intent, hello: &v1::Hello) -> Option<String> {
+        let own = intent.epoch == self.settings.epoch && intent.aim == Aim::RestartWithGroup;
+        let state = find(hello, &intent.ward)?.state();
+        let left = own && matches!(state, WardState::Starting | WardState::Running);
+        left.then(|| "its group went on while its node was away".to_owned())
     }
 
     /// Goes on with what another supervisor decided and this one's steward does not do by itself:
@@ -55,7 +61,7 @@ impl Fleet {
             }
             let why = cause(&intent);
             match intent.aim {
-                Aim::Restart => self.resume_restart(node, intent, why),
+                Aim::Restart | Aim::RestartWithGroup => self.resume_restart(node, intent, why),
                 Aim::RestartNode => {
                     let drain_timeout = intent.drain_ms.map(prost_millis);
                     let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout });
@@ -80,7 +86,7 @@ impl Fleet {
         match state {
             // The steward knows of it, and starts it when it is due.
             Some(WardState::Stopped | WardState::Backoff | WardState::Quarantined) | None => {}
-            Some(_) if intent.asked => {
+            Some(_) if intent.asked || intent.aim == Aim::RestartWithGroup => {
                 self.resuming = Some(intent);
                 self.step(Event::RestartWard { ward, cause: why });
                 self.resuming = None;
@@ -105,7 +111,7 @@ impl Fleet {
         let actor = intent.actor.clone();
         self.tell(v1::EventKind::Steward, node, text, &actor);
         self.chronicle.intend(Intent { epoch: self.settings.epoch, ..intent });
-        self.command(node, kind, why, false);
+        self.command(node, kind, why, true);
     }
 }
 
@@ -120,10 +126,11 @@ fn outcome(intent: &Intent, hello: &v1::Hello, boot: &str) -> Option<String> {
             let seen = hello.draining == (intent.aim == Aim::Drain);
             if seen { Some("seen".to_owned()) } else { another.then(|| format!("boot {boot} attends")) }
         }
-        Aim::Restart | Aim::Stop if another => Some(format!("its process is gone: boot {boot} attends")),
-        Aim::Restart | Aim::Stop => {
-            let named = |ward: &&v1::Ward| ward.spec.as_ref().is_some_and(|spec| spec.name == intent.ward);
-            let Some(ward) = hello.wards.iter().find(named) else {
+        Aim::Restart | Aim::RestartWithGroup | Aim::Stop if another => {
+            Some(format!("its process is gone: boot {boot} attends"))
+        }
+        Aim::Restart | Aim::RestartWithGroup | Aim::Stop => {
+            let Some(ward) = find(hello, &intent.ward) else {
                 return Some("its node has it no longer".to_owned());
             };
             let n = ward.incarnation;
@@ -137,6 +144,10 @@ fn outcome(intent: &Intent, hello: &v1::Hello, boot: &str) -> Option<String> {
             }
         }
     }
+}
+
+fn find<'a>(hello: &'a v1::Hello, name: &str) -> Option<&'a v1::Ward> {
+    hello.wards.iter().find(|ward| ward.spec.as_ref().is_some_and(|spec| spec.name == name))
 }
 
 fn prost_millis(ms: i64) -> prost_types::Duration {

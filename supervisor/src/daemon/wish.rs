@@ -67,8 +67,9 @@ impl Fleet {
             _ => v1::EventKind::Operator,
         };
         self.tell(event, node, format!("{what}: {}", cause.reason), &actor);
+        let restart = intent.aim == Aim::RestartNode;
         self.chronicle.intend(Intent { asked: true, actor, ..intent });
-        self.command(node, kind, cause, false);
+        self.command(node, kind, cause, restart);
     }
 
     fn reachable_node(&self, name: &str) -> Result<Arc<str>, Error> {

@@ -93,7 +93,7 @@ pub fn fleet() -> Fleet {
             epoch: 7,
             started_at: at(7_300),
             last_event_sequence: 3,
-            ..Default::default()
+            history: Some(wardkeep_proto::v1::History { durable: true, ..Default::default() }),
         }),
         nodes: nodes.map(|(name, pid)| node(name, pid, "http://127.0.0.1:7500")).into(),
         wards,

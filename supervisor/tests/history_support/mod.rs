@@ -26,7 +26,11 @@ pub const WARDKEEP: &str = env!("CARGO_BIN_EXE_wardkeep");
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub async fn within<T>(test: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, test).await.expect("the test hangs")
+    tokio::select! {
+        done = test => done,
+        // Not a timeout around it: what is dropped by this panic can tell how far it was.
+        () = tokio::time::sleep(PATIENCE) => panic!("the test hangs"),
+    }
 }
 
 /// `wardkeep` with nothing of the test's own environment that steers it.
@@ -100,6 +104,11 @@ pub const BYSTANDER: &str = "bystander";
 impl Site {
     /// `group`: more of the group's settings.
     pub fn new(group: &str) -> Self {
+        Self::grouped(group, "h")
+    }
+
+    /// The bystander is in this group.
+    pub fn grouped(group: &str, bystander: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let data = dir.path().join("data");
@@ -109,7 +118,7 @@ impl Site {
         );
         fs::write(dir.path().join("supervisor.toml"), config).unwrap();
         let mut config = "name = \"n\"\n".to_owned();
-        for (ward, group) in [(VICTIM, "g"), (BYSTANDER, "h")] {
+        for (ward, group) in [(VICTIM, "g"), (BYSTANDER, bystander)] {
             let script = format!("echo $$ >> {}; exec sleep 1000", dir.path().join(ward).display());
             config.push_str(&format!(
                 "[[ward]]\nname = {ward:?}\ngroup = {group:?}\nrestart = \"transient\"\ngrace = \"1s\"\n\
@@ -209,6 +218,14 @@ impl Site {
         }
     }
 
+    /// Waits until it is in the file.
+    pub async fn written(&self, from: &str) {
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        while self.count(from) == 0 {
+            look.tick().await;
+        }
+    }
+
     pub async fn picture(&self) -> Fleet {
         self.until(|fleet| Some(fleet.clone())).await
     }
@@ -246,6 +263,30 @@ impl Site {
         assert_eq!(self.ask::<String>("PRAGMA integrity_check"), "ok");
         let gap = self.count("event WHERE sequence > 1 AND sequence - 1 NOT IN (SELECT sequence FROM event)");
         assert_eq!((gap, self.ask::<i64>("SELECT min(sequence) FROM event")), (0, 1));
+    }
+}
+
+/// What a test that failed leaves for whoever reads its output.
+impl Drop for Site {
+    fn drop(&mut self) {
+        if !std::thread::panicking() || !self.file().exists() {
+            return;
+        }
+        let db = look_into(&self.file());
+        for sql in [
+            "SELECT sequence || ' ' || strftime('%M:%f', at / 1000.0, 'unixepoch') || ' ' || node || '/' || ward || ' ' || text
+             FROM event ORDER BY sequence DESC LIMIT 60",
+            "SELECT 'intent ' || id || ' ' || aim || ' ' || ward || ' ' || incarnation || ' ' || coalesce(outcome, 'OPEN')
+             FROM intent ORDER BY id DESC LIMIT 20",
+            "SELECT 'hold ' || node || '/' || ward || ' ' || quarantined FROM hold",
+        ] {
+            let mut rows = db.prepare(sql).unwrap();
+            let lines: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().flatten().collect();
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        for ward in [VICTIM, BYSTANDER] {
+            eprintln!("{ward} was started as {:?}", self.starts(ward));
+        }
     }
 }
 

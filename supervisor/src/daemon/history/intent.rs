@@ -12,6 +12,8 @@ use super::store::{Change, Millis};
 pub(in crate::daemon) enum Aim {
     /// The ward runs (it did not, or is to be replaced): an incarnation after the one named.
     Restart,
+    /// The same, because another ward of its group failed.
+    RestartWithGroup,
     /// The incarnation named has ended, and nothing follows.
     Stop,
     /// The node's process is another one.
@@ -33,8 +35,9 @@ pub(in crate::daemon) enum Lane {
 }
 
 impl Aim {
-    const ALL: [(Aim, &'static str); 6] = [
+    const ALL: [(Aim, &'static str); 7] = [
         (Aim::Restart, "restart"),
+        (Aim::RestartWithGroup, "restart_with_group"),
         (Aim::Stop, "stop"),
         (Aim::Launch, "launch"),
         (Aim::RestartNode, "restart_node"),
@@ -51,9 +54,14 @@ impl Aim {
         Self::ALL.iter().find(|(_, known)| *known == word).map(|(aim, _)| *aim)
     }
 
-    fn lane(self) -> Lane {
+    /// It is to run in an incarnation after the one named.
+    pub(in crate::daemon) fn is_restart(self) -> bool {
+        matches!(self, Aim::Restart | Aim::RestartWithGroup)
+    }
+
+    pub(in crate::daemon) fn lane(self) -> Lane {
         match self {
-            Aim::Restart | Aim::Stop => Lane::Ward,
+            Aim::Restart | Aim::RestartWithGroup | Aim::Stop => Lane::Ward,
             Aim::Launch | Aim::RestartNode => Lane::Process,
             Aim::Drain | Aim::Undrain => Lane::Drain,
         }

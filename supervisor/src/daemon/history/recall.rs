@@ -42,7 +42,7 @@ pub(in crate::daemon) fn recall(state: &State, now: Millis, time: Time) -> Memor
         let rests = if *quarantined { Rest::Quarantined } else { Rest::Down };
         memory.wards.entry(WardId::new(node.as_str(), ward.as_str())).or_default().rests = Some(rests);
     }
-    for intent in state.intents.iter().filter(|intent| intent.aim == Aim::Restart) {
+    for intent in state.intents.iter().filter(|intent| intent.aim.is_restart()) {
         resume(&mut memory, intent, clock);
     }
     memory
@@ -111,7 +111,8 @@ fn resume(memory: &mut Memory, intent: &Intent, clock: Clock) {
     ward.resume = Some(Resume {
         incarnation: intent.incarnation,
         due: clock.at(intent.due_at).max(clock.time),
-        free: intent.asked,
+        // That of its group was counted for the ward that failed.
+        free: intent.asked || intent.aim == Aim::RestartWithGroup,
         cause: cause(intent),
     });
 }

@@ -357,12 +357,11 @@ impl Writer {
                 if used > self.retention.max_bytes {
                     self.trim_at = self.trim_at.min(Instant::now());
                 }
-                self.progress.send_modify(|progress| {
-                    if let Some(failing) = progress.failing.take() {
-                        tracing::info!(since = %failing.since, dropped, "history: written again");
-                    }
-                    (progress.written, progress.used, progress.dropped) = (turn.ticket, used, dropped);
-                });
+                let progress = Progress { written: turn.ticket, failing: None, used, dropped };
+                // Those who look at it must not wait for the log.
+                if let Some(failing) = self.progress.send_replace(progress).failing {
+                    tracing::info!(since = %failing.since, dropped, "history: written again");
+                }
             }
             Err(error) => self.failed(&error),
         }
@@ -371,16 +370,13 @@ impl Writer {
     fn failed(&mut self, error: &StoreError) {
         self.retry_at = Some(Instant::now() + RETRY);
         let dropped = self.shared.desk().dropped;
-        self.progress.send_modify(|progress| {
-            progress.dropped = dropped;
-            match &mut progress.failing {
-                Some(failing) => failing.why = error.to_string(),
-                None => {
-                    tracing::error!("history: not written: {error}; supervising goes on from memory");
-                    progress.failing = Some(Failing { since: Utc::now(), why: error.to_string() });
-                }
-            }
-        });
+        let mut progress = self.progress.borrow().clone();
+        if progress.failing.is_none() {
+            tracing::error!("history: not written: {error}; supervising goes on from memory");
+        }
+        let since = progress.failing.map_or_else(Utc::now, |failing| failing.since);
+        progress.failing = Some(Failing { since, why: error.to_string() });
+        self.progress.send_replace(Progress { dropped, ..progress });
     }
 
     /// What is written, then what waits to be.
