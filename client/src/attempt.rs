@@ -213,12 +213,12 @@ pub(crate) fn failure(headers: &mut HeaderMap, link: &Link) -> Option<Error> {
     let error = match came {
         _ if !link.trusted => error.of_stranger(&link.uri),
         Came::Whole => return Some(error),
-        Came::Remade if error.is_malformed() || error.what().is_empty() => error,
         // What a server that is not one of our nodes says on purpose is meant for its callers.
-        Came::Remade => {
+        Came::Adopted if !error.is_malformed() && !error.what().is_empty() => {
             let line = error.what().to_owned();
             error.with_user_message(line)
         }
+        Came::Adopted | Came::Remade => error,
     };
     write_headers(headers, error.clone());
     Some(error)
