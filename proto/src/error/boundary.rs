@@ -5,7 +5,7 @@ use percent_encoding::percent_decode;
 use tonic::{Code, Status};
 
 use super::{
-    ERROR_ID_KEY, Error,
+    ERROR_ID_KEY, Error, MAX_DETAILS_BYTES,
     read::{self, DETAILS_KEY},
     remove_bad_details,
 };
@@ -20,7 +20,7 @@ pub enum Came {
     Whole,
     /// As a status without one of ours: it was made here, and its headers have to be written anew.
     Adopted,
-    /// Garbled, or without its ID as a key: its headers have to be written anew.
+    /// Garbled, without its ID as a key, or too large to go on: its headers have to be written anew.
     Remade,
 }
 
@@ -42,7 +42,8 @@ pub fn read_headers(headers: &mut HeaderMap) -> Option<(Error, Came)> {
     let (error, came) = read::read(&status);
     let mut ids = headers.get_all(ERROR_ID_KEY).iter();
     let is_key = ids.next().is_some_and(|id| id == error.id()) && ids.next().is_none();
-    Some((error, if came == Came::Whole && !is_key { Came::Remade } else { came }))
+    let passes = is_key && status.details().len() <= MAX_DETAILS_BYTES;
+    Some((error, if came == Came::Whole && !passes { Came::Remade } else { came }))
 }
 
 /// Replaces what headers (or trailers) tell of a failure by this error. Other metadata stays.
@@ -85,6 +86,9 @@ fn legible(headers: &HeaderMap) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+    use tonic_types::pb;
+
     use super::*;
     use crate::error::Bug;
 
@@ -133,6 +137,23 @@ mod tests {
             let (read, came) = read_headers(&mut map).unwrap();
             assert_eq!((read.id(), came), (error.id(), Came::Remade));
         }
+    }
+
+    #[test]
+    fn an_error_over_the_budget_is_written_anew_within_it() {
+        let mut status = Status::from(Error::from_status(&Status::not_found("x")));
+        let mut inner = pb::Status::decode(status.details()).unwrap();
+        inner.details.push(prost_types::Any { type_url: "other".into(), value: vec![0; MAX_DETAILS_BYTES] });
+        let id = status.metadata().clone();
+        status = Status::with_details(status.code(), status.message(), inner.encode_to_vec().into());
+        *status.metadata_mut() = id;
+        let mut map = HeaderMap::new();
+        status.add_header(&mut map).unwrap();
+        let (read, came) = read_headers(&mut map).unwrap();
+        assert_eq!(came, Came::Remade);
+        write_headers(&mut map, read.clone());
+        let (again, came) = read_headers(&mut map).unwrap();
+        assert_eq!((again.id(), came), (read.id(), Came::Whole));
     }
 
     #[test]
