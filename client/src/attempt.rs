@@ -1,9 +1,9 @@
 //! One copy of a request to one member, up to a verdict.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, error::Error as StdError, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 use tonic::{Code, body::Body};
@@ -12,18 +12,21 @@ use tracing::{Instrument as _, Span, field};
 use wardkeep_proto::{
     Error,
     context::{self, RequestContext},
-    error::{Came, read_headers, write_headers},
     trace,
 };
 
 use crate::{
     channel::{InFlight, Link},
     decide::Outcome,
-    error::{AttemptError, Phase, chain, find},
+    error::{AttemptError, Phase, find},
     methods::{Plan, Reading},
+    peer::Peer,
     reply::{Collected, Framing, Passing},
     request::{Progress, Template},
 };
+
+pub(crate) const BAD_FLAG: &str = "a message with a flag that means nothing";
+pub(crate) const NOT_ONE: &str = "a unary reply of not one message";
 
 /// What all attempts of a call need.
 pub(crate) struct Call {
@@ -73,7 +76,7 @@ pub(crate) async fn run(
         "attempt",
         otel.kind = "client",
         rpc.method = %call.context.method,
-        node = link.name,
+        node = link.peer.name,
         number,
         code = field::Empty,
     );
@@ -120,7 +123,7 @@ async fn send(
     request: http::Request<Body>,
     progress: &Progress,
 ) -> Result<Response<Body>, Verdict> {
-    let uri = || link.uri.clone();
+    let uri = || link.peer.uri.clone();
     let mut channel = link.channel().map_err(|why| Verdict::Lost {
         error: AttemptError::Connect { uri: uri(), cause: why.to_owned() }.into(),
         never_sent: true,
@@ -137,63 +140,78 @@ async fn send(
         }
     };
     sent.map_err(|error| {
-        if find::<tonic::TimeoutExpired>(&error).is_some() {
-            return AttemptError::TimedOut { uri: uri() }.into();
-        }
-        if find::<tonic::ConnectError>(&error).is_some() {
+        let error = unsent(&link.peer, &error);
+        let never_sent = matches!(error, AttemptError::Connect { .. });
+        if never_sent {
             link.shun(Instant::now());
-            let error = AttemptError::Connect { uri: uri(), cause: root(&error) }.into();
-            return Verdict::Lost { error, never_sent: true };
         }
-        AttemptError::Transport { uri: uri(), cause: root(&error) }.into()
+        Verdict::Lost { error: error.into(), never_sent }
     })
 }
 
-/// What lies behind tonic's "transport error".
-fn root(error: &tonic::transport::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| chain(error), chain)
+/// Why no reply came.
+pub(crate) fn unsent(peer: &Peer, error: &(dyn StdError + 'static)) -> AttemptError {
+    let uri = peer.uri.clone();
+    if find::<tonic::TimeoutExpired>(error).is_some() {
+        return AttemptError::TimedOut { uri };
+    }
+    // What lies behind tonic's "transport error".
+    let root = match error.source() {
+        Some(source) if error.is::<tonic::transport::Error>() => source,
+        _ => error,
+    };
+    match find::<tonic::ConnectError>(error) {
+        Some(_) => AttemptError::Connect { uri, cause: peer.cause(root) },
+        None => AttemptError::Transport { uri, cause: peer.cause(root) },
+    }
 }
 
 /// Reads a reply as far as its kind demands.
 async fn judge(call: &Call, in_flight: InFlight, reply: Response<Body>) -> Verdict {
     let (mut head, mut body) = reply.into_parts();
     let link = in_flight.link().clone();
-    let uri = link.uri.clone();
-    // Trailers-only: all is said.
+    let peer = &link.peer;
+    // Trailers-only: all is said, and what may follow is no answer.
     if head.headers.contains_key("grpc-status") {
-        let failure = failure(&mut head.headers, &link);
-        return settle(call, failure, Response::from_parts(head, body), uri, 0);
+        let failure = peer.failure(&mut head.headers);
+        return settle(call, failure, Response::from_parts(head, Body::empty()), peer, 0);
     }
-    let grpc = head.headers.get(http::header::CONTENT_TYPE);
-    let grpc = grpc.is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
-    if head.status != StatusCode::OK || !grpc {
-        return AttemptError::NotGrpc { uri, status: head.status }.into();
+    let accepted = call.template.parts.headers.get("grpc-accept-encoding");
+    if let Err(error) = peer.check_head(&mut head, accepted.and_then(|text| text.to_str().ok())) {
+        return error.into();
     }
-    let mut framing = Framing::default();
+    let mut framing = Framing::of(&head.headers);
     let mut read = VecDeque::new();
     let mut size = 0;
     while !commits(call.plan.reading, &framing) {
         let frame = match body.frame().await {
             Some(Ok(frame)) => frame,
-            Some(Err(status)) => return AttemptError::Transport { uri, cause: chain(&status) }.into(),
-            None => return AttemptError::Malformed { uri, what: "it ended without trailers" }.into(),
+            Some(Err(status)) => {
+                return AttemptError::Transport { uri: peer.uri.clone(), cause: peer.cause(&status) }.into();
+            }
+            None => return unended(peer, &body).into(),
         };
         match frame.into_data() {
             Ok(chunk) => {
                 size += chunk.len();
                 if size > call.max_reply_bytes {
+                    let uri = peer.uri.clone();
                     return AttemptError::ReplyTooLarge { uri, limit: call.max_reply_bytes }.into();
                 }
                 framing.feed(&chunk);
+                if framing.bad_flag {
+                    return peer.malformed(BAD_FLAG).into();
+                }
                 read.push_back(chunk);
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
-                return finish(call, head, read, framing, trailers, &link);
+                return finish(call, head, read, framing, trailers, peer);
             }
         }
     }
-    let body = Passing::new(read, body, in_flight, call.context.clone(), call.allowed);
+    let passing = Passing::new(read, body, framing, peer.clone(), call.context.clone(), call.allowed);
+    let body = passing.in_flight(in_flight).expecting_one(call.plan.unary);
     Verdict::Good(Response::from_parts(head, Body::new(body)))
 }
 
@@ -207,59 +225,62 @@ fn commits(reading: Reading, seen: &Framing) -> bool {
     }
 }
 
-/// The failure that these headers (or trailers) tell of. What is not well-formed in them is replaced.
-pub(crate) fn failure(headers: &mut HeaderMap, link: &Link) -> Option<Error> {
-    let (error, came) = read_headers(headers)?;
-    let error = match came {
-        _ if !link.trusted => error.of_stranger(&link.uri),
-        Came::Whole => return Some(error),
-        Came::Remade if error.is_malformed() || error.what().is_empty() => error,
-        // What a server that is not one of our nodes says on purpose is meant for its callers.
-        Came::Remade => {
-            let line = error.what().to_owned();
-            error.with_user_message(line)
-        }
-    };
-    write_headers(headers, error.clone());
-    Some(error)
-}
-
 /// A reply that was read to its trailers.
 fn finish(
     call: &Call,
-    head: http::response::Parts,
+    mut head: http::response::Parts,
     read: VecDeque<Bytes>,
     framing: Framing,
     mut trailers: HeaderMap,
-    link: &Link,
+    peer: &Peer,
 ) -> Verdict {
-    let uri = link.uri.clone();
-    if !trailers.contains_key("grpc-status") {
-        return AttemptError::Malformed { uri, what: "its trailers have no grpc-status" }.into();
-    }
-    let failure = failure(&mut trailers, link);
-    if failure.is_none() && !framing.is_whole() {
-        return AttemptError::Malformed { uri, what: "it ended inside a message" }.into();
+    let failure = match end(peer, &mut trailers, &framing) {
+        Ok(failure) => failure,
+        Err(malformed) => return malformed.into(),
+    };
+    if failure.is_some() {
+        peer.cover(&mut head.headers);
     }
     let reply = Response::from_parts(head, Body::new(Collected::new(read, trailers)));
-    settle(call, failure, reply, uri, framing.complete)
+    settle(call, failure, reply, peer, framing.complete)
+}
+
+/// What the trailers of a reply tell of.
+pub(crate) fn end(
+    peer: &Peer,
+    trailers: &mut HeaderMap,
+    seen: &Framing,
+) -> Result<Option<Error>, AttemptError> {
+    if !trailers.contains_key("grpc-status") {
+        return Err(peer.malformed("its trailers have no grpc-status"));
+    }
+    match peer.failure(trailers) {
+        None if !seen.is_whole() => Err(peer.malformed("it ended inside a message")),
+        failure => Ok(failure),
+    }
+}
+
+/// Why a reply stopped without trailers: it ended so, or its stream was reset without an error.
+pub(crate) fn unended(peer: &Peer, body: &Body) -> AttemptError {
+    if http_body::Body::is_end_stream(body) {
+        return peer.malformed("it ended without trailers");
+    }
+    AttemptError::Transport { uri: peer.uri.clone(), cause: "the stream was reset: NO_ERROR".to_owned() }
 }
 
 fn settle(
     call: &Call,
     failure: Option<Error>,
     reply: Response<Body>,
-    uri: String,
+    peer: &Peer,
     messages: usize,
 ) -> Verdict {
     match failure {
-        None if call.plan.reading == Reading::Whole && messages != 1 => {
-            AttemptError::Malformed { uri, what: "a unary reply of not one message" }.into()
-        }
+        None if call.plan.unary && messages != 1 => peer.malformed(NOT_ONE).into(),
         None => Verdict::Good(reply),
         // How tonic's servers say that the time this attempt was given is over.
         Some(error) if error.code() == Code::Cancelled && error.what() == "Timeout expired" => {
-            AttemptError::TimedOut { uri }.into()
+            AttemptError::TimedOut { uri: peer.uri.clone() }.into()
         }
         Some(error) => Verdict::Refused(error, reply),
     }

@@ -20,6 +20,7 @@ use wardkeep_proto::Error;
 use crate::{
     error::{ConfigError, chain},
     member::Member,
+    peer::Peer,
     stats::Stats,
 };
 
@@ -135,9 +136,7 @@ impl Dialer {
 
 /// The way to one member. Lives as long as the member stays at its address, or a call uses it.
 pub(crate) struct Link {
-    pub(crate) name: String,
-    pub(crate) uri: String,
-    pub(crate) trusted: bool,
+    pub(crate) peer: Arc<Peer>,
     endpoint: Result<Endpoint, String>,
     channel: OnceLock<Channel>,
     dialer: Dialer,
@@ -151,9 +150,11 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(member: &Member, dialer: &Dialer) -> Self {
         Self {
-            name: member.name.clone(),
-            uri: member.uri.clone(),
-            trusted: member.trusted,
+            peer: Arc::new(Peer {
+                name: member.name.clone(),
+                uri: member.uri.clone(),
+                trusted: member.trusted,
+            }),
             endpoint: parse(&member.uri).map_err(|e| chain(&e)),
             channel: OnceLock::new(),
             dialer: dialer.clone(),

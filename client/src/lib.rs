@@ -54,6 +54,7 @@ mod directory;
 mod error;
 mod member;
 mod methods;
+mod peer;
 mod policy;
 mod race;
 mod reply;

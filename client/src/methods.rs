@@ -28,10 +28,12 @@ pub(crate) struct Plan {
     /// Members asked at once.
     pub(crate) width: usize,
     pub(crate) reading: Reading,
+    /// Known to answer with one message.
+    pub(crate) unary: bool,
 }
 
 /// A request sent once, body passed through.
-const ONCE: Plan = Plan { repeatable: false, width: 1, reading: Reading::Pass };
+const ONCE: Plan = Plan { repeatable: false, width: 1, reading: Reading::Pass, unary: false };
 
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -82,8 +84,9 @@ impl Methods {
     pub(crate) fn plan(&self, path: &str) -> Plan {
         let shape = self.shapes.get(path);
         let declared = self.policies.get(path);
+        let once = Plan { unary: shape.is_some_and(|shape| !shape.server_streaming), ..ONCE };
         let reading = match shape {
-            Some(shape) if shape.client_streaming => return ONCE,
+            Some(shape) if shape.client_streaming => return once,
             Some(shape) if shape.server_streaming => Reading::FirstMessage,
             Some(_) => Reading::Whole,
             None => Reading::Unknown,
@@ -94,10 +97,10 @@ impl Methods {
             (None, None) => self.assume_idempotent,
         };
         if !idempotent {
-            return ONCE;
+            return once;
         }
         let width = declared.copied().unwrap_or(self.default).width();
-        Plan { repeatable: true, width, reading }
+        Plan { repeatable: true, width, reading, unary: once.unary }
     }
 }
 
@@ -115,10 +118,10 @@ mod tests {
     fn descriptors_say_what_may_be_repeated() {
         let methods = known();
         let unary = methods.plan("/wardkeep.v1.Operator/GetFleet");
-        assert_eq!(unary, Plan { repeatable: true, width: 2, reading: Reading::Whole });
+        assert_eq!(unary, Plan { repeatable: true, width: 2, reading: Reading::Whole, unary: true });
         let stream = methods.plan("/wardkeep.v1.Directory/Watch");
         assert_eq!(stream.reading, Reading::FirstMessage);
-        assert_eq!(methods.plan("/wardkeep.v1.Operator/RestartWard"), ONCE);
+        assert_eq!(methods.plan("/wardkeep.v1.Operator/RestartWard"), Plan { unary: true, ..ONCE });
     }
 
     #[test]
@@ -134,7 +137,10 @@ mod tests {
         let mut methods = Methods::default();
         assert_eq!(methods.plan("/a.B/C"), ONCE);
         methods.declare("/a.B/C", Policy::All(3));
-        assert_eq!(methods.plan("/a.B/C"), Plan { repeatable: true, width: 3, reading: Reading::Unknown });
+        assert_eq!(
+            methods.plan("/a.B/C"),
+            Plan { repeatable: true, width: 3, reading: Reading::Unknown, unary: false }
+        );
         assert_eq!(methods.plan("/a.B/D"), ONCE);
         methods.assume_idempotent = true;
         assert!(methods.plan("/a.B/D").repeatable);
@@ -144,6 +150,6 @@ mod tests {
     fn known_unsafe_methods_stay_so_when_unknown_ones_are_assumed_idempotent() {
         let mut methods = known();
         methods.assume_idempotent = true;
-        assert_eq!(methods.plan("/wardkeep.v1.Operator/RestartWard"), ONCE);
+        assert_eq!(methods.plan("/wardkeep.v1.Operator/RestartWard"), Plan { unary: true, ..ONCE });
     }
 }

@@ -197,7 +197,7 @@ impl Field {
             Verdict::Lost { .. } => return None,
         };
         begun.link.wins.fetch_add(1, Relaxed);
-        reply.extensions_mut().insert(Winner { node: begun.link.name.clone(), attempts, elapsed });
+        reply.extensions_mut().insert(Winner { node: begun.link.peer.name.clone(), attempts, elapsed });
         Some(reply)
     }
 
@@ -212,7 +212,7 @@ impl Field {
                 Some((elapsed, phase, Verdict::Good(_))) => (elapsed, phase, None),
                 None => (at.elapsed(), progress.phase(), None),
             };
-            Report { number, node: link.name.clone(), uri: link.uri.clone(), phase, elapsed, error }
+            Report { number, node: link.peer.name.clone(), uri: link.peer.uri.clone(), phase, elapsed, error }
         };
         (1..).zip(self.begun).map(report).collect()
     }

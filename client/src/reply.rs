@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,12 +13,16 @@ use http::HeaderMap;
 use http_body::Frame;
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
-use wardkeep_proto::context::{RequestContext, sync_scope};
+use wardkeep_proto::{
+    Error,
+    context::{RequestContext, sync_scope},
+};
 
 use crate::{
-    attempt,
+    attempt::{self, BAD_FLAG, NOT_ONE},
     channel::InFlight,
-    error::{CallError, arose_here, chain},
+    error::{AttemptError, CallError, arose_here},
+    peer::{self, Peer},
 };
 
 /// Finds the borders of gRPC messages in a body's bytes.
@@ -31,9 +36,18 @@ pub(crate) struct Framing {
     pub(crate) begun: usize,
     /// Messages seen whole.
     pub(crate) complete: usize,
+    /// Messages may be compressed.
+    encoded: bool,
+    /// A message was neither compressed as its head announced, nor plain.
+    pub(crate) bad_flag: bool,
 }
 
 impl Framing {
+    /// Of a reply with this head.
+    pub(crate) fn of(head: &HeaderMap) -> Self {
+        Self { encoded: peer::encoding(head).is_some(), ..Default::default() }
+    }
+
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.missing > 0 {
@@ -47,6 +61,7 @@ impl Framing {
             }
             if self.head_len == 0 {
                 self.begun += 1;
+                self.bad_flag |= bytes[0] > u8::from(self.encoded);
             }
             self.head[self.head_len] = bytes[0];
             self.head_len += 1;
@@ -94,12 +109,16 @@ impl http_body::Body for Collected {
     }
 }
 
-/// A reply that goes to the caller as it comes: still under the call's deadline, with the details
-/// of its status checked, and in flight on its member until it ends or is dropped.
+/// A reply that goes to the caller as it comes: still under the call's deadline, with its framing and
+/// its end checked, and in flight on its member until it ends or is dropped.
 pub(crate) struct Passing {
     /// What was read to judge it.
     read: VecDeque<Bytes>,
     rest: Option<Body>,
+    seen: Framing,
+    /// No more and no less than one message is right.
+    one: bool,
+    peer: Arc<Peer>,
     deadline: Pin<Box<Sleep>>,
     allowed: Duration,
     context: RequestContext,
@@ -110,42 +129,78 @@ impl Passing {
     pub(crate) fn new(
         read: VecDeque<Bytes>,
         rest: Body,
-        in_flight: InFlight,
+        seen: Framing,
+        peer: Arc<Peer>,
         context: RequestContext,
         allowed: Duration,
     ) -> Self {
         Self {
             read,
             rest: Some(rest),
+            seen,
+            one: false,
+            peer,
             deadline: Box::pin(tokio::time::sleep_until(context.deadline)),
             allowed,
             context,
-            in_flight: Some(in_flight),
+            in_flight: None,
         }
     }
 
-    fn end(&mut self) -> Option<InFlight> {
+    /// Occupies its member.
+    pub(crate) fn in_flight(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
+        self
+    }
+
+    pub(crate) fn expecting_one(mut self, one: bool) -> Self {
+        self.one = one;
+        self
+    }
+
+    fn end(&mut self) {
         self.rest = None;
-        self.in_flight.take()
+        self.in_flight = None;
+    }
+
+    fn check_data(&mut self, chunk: &[u8]) -> Result<(), Status> {
+        self.seen.feed(chunk);
+        if self.seen.bad_flag { Err(self.failed(self.peer.malformed(BAD_FLAG))) } else { Ok(()) }
     }
 
     /// The end of the reply: if it tells of a failure, of a well-formed one.
-    fn check_end(&mut self, trailers: &mut HeaderMap) {
-        let Some(ended) = self.end() else { return };
-        let told = sync_scope(self.context.clone(), || attempt::failure(trailers, ended.link()));
-        if let Some(error) = told.filter(arose_here) {
-            error.record();
-        }
+    fn check_end(&mut self, trailers: &mut HeaderMap) -> Result<(), Status> {
+        let end = || attempt::end(&self.peer, trailers, &self.seen);
+        let error = match sync_scope(self.context.clone(), end) {
+            Ok(Some(failure)) => {
+                if arose_here(&failure) {
+                    failure.record();
+                }
+                None
+            }
+            Ok(None) => (self.one && self.seen.complete != 1).then(|| self.peer.malformed(NOT_ONE)),
+            Err(malformed) => Some(malformed),
+        };
+        self.end();
+        error.map_or(Ok(()), |error| Err(self.failed(error)))
     }
 
-    fn broken(&mut self, cause: &Status) -> Status {
-        let ended = self.end();
-        let link = ended.as_ref().map(InFlight::link);
+    fn failed(&mut self, error: AttemptError) -> Status {
+        self.end();
+        sync_scope(self.context.clone(), || {
+            let error = Error::from(error);
+            error.record();
+            error.into()
+        })
+    }
+
+    fn broken(&mut self, cause: String) -> Status {
+        self.end();
         let error = CallError::ReplyBroken {
             method: self.context.method.to_string(),
-            node: link.map(|l| l.name.clone()).unwrap_or_default(),
-            uri: link.map(|l| l.uri.clone()).unwrap_or_default(),
-            cause: chain(cause),
+            node: self.peer.name.clone(),
+            uri: self.peer.uri.clone(),
+            cause,
         };
         sync_scope(self.context.clone(), || error.into_error().into())
     }
@@ -169,26 +224,31 @@ impl http_body::Body for Passing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(chunk) = self.read.pop_front() {
+        let this = &mut *self;
+        if let Some(chunk) = this.read.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
-        let Some(rest) = self.rest.as_mut() else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(rest).poll_frame(cx) else {
-            ready!(self.deadline.as_mut().poll(cx));
-            return Poll::Ready(Some(Err(self.overdue())));
+        let Some(rest) = this.rest.as_mut() else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *rest).poll_frame(cx) else {
+            ready!(this.deadline.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(this.overdue())));
         };
         Poll::Ready(match frame {
             Some(Ok(mut frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    self.check_end(trailers);
-                }
-                Some(Ok(frame))
+                let checked = match frame.data_ref() {
+                    Some(chunk) => this.check_data(chunk),
+                    None => frame.trailers_mut().map_or(Ok(()), |trailers| this.check_end(trailers)),
+                };
+                Some(checked.map(|()| frame))
             }
-            Some(Err(cause)) => Some(Err(self.broken(&cause))),
-            None => {
-                self.end();
-                None
+            Some(Err(cause)) => {
+                let cause = this.peer.cause(&cause);
+                Some(Err(this.broken(cause)))
             }
+            None => match attempt::unended(&this.peer, rest) {
+                AttemptError::Transport { cause, .. } => Some(Err(this.broken(cause))),
+                malformed => Some(Err(this.failed(malformed))),
+            },
         })
     }
 }

@@ -56,8 +56,11 @@ impl Members {
     /// Only one caller at a time: the builder, then the follower of the directory.
     pub(crate) fn replace(&self, members: Vec<Member>) {
         let old = self.view.load_full();
-        let mut links: HashMap<(&str, &str), &Arc<Link>> =
-            old.peers.iter().map(|p| ((p.link.name.as_str(), p.link.uri.as_str()), &p.link)).collect();
+        let mut links: HashMap<(&str, &str), &Arc<Link>> = old
+            .peers
+            .iter()
+            .map(|p| ((p.link.peer.name.as_str(), p.link.peer.uri.as_str()), &p.link))
+            .collect();
         let peers = members.iter().map(|member| {
             let known = links.remove(&(member.name.as_str(), member.uri.as_str()));
             let link = known.cloned().unwrap_or_else(|| Arc::new(Link::new(member, &self.dialer)));
@@ -107,7 +110,7 @@ mod tests {
 
     fn names(members: &Members) -> Vec<String> {
         let order = members.order("/a.B/C", Instant::now()).unwrap();
-        order.iter().map(|l| l.name.clone()).collect()
+        order.iter().map(|l| l.peer.name.clone()).collect()
     }
 
     #[test]
@@ -147,7 +150,7 @@ mod tests {
     fn a_member_that_stays_keeps_its_link() {
         let members = members(["a", "b"].map(member));
         let link =
-            |name| members.order("/a.B/C", Instant::now()).unwrap().into_iter().find(|l| l.name == name);
+            |name| members.order("/a.B/C", Instant::now()).unwrap().into_iter().find(|l| l.peer.name == name);
         let before = link("a").unwrap();
         members.replace(vec![member("a").label("k", "v"), member("c")]);
         assert!(Arc::ptr_eq(&before, &link("a").unwrap()));

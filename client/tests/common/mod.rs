@@ -1,6 +1,9 @@
 //! Members that do what a test tells them, over real sockets.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod raw;
+pub mod records;
+
 use std::{
     convert::Infallible,
     future::Future,

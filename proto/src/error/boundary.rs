@@ -4,7 +4,11 @@ use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode;
 use tonic::{Code, Status};
 
-use super::{ERROR_ID_KEY, Error, read::DETAILS_KEY, remove_bad_details};
+use super::{
+    ERROR_ID_KEY, Error, MAX_DETAILS_BYTES,
+    read::{self, DETAILS_KEY},
+    remove_bad_details,
+};
 
 const STATUS_KEY: &str = "grpc-status";
 const MESSAGE_KEY: &str = "grpc-message";
@@ -14,7 +18,9 @@ const MESSAGE_KEY: &str = "grpc-message";
 pub enum Came {
     /// Well-formed: its headers may pass as they are.
     Whole,
-    /// Without one of ours, or garbled: it was made here, and its headers have to be written anew.
+    /// As a status without one of ours: it was made here, and its headers have to be written anew.
+    Adopted,
+    /// Garbled, without its ID as a key, or too large to go on: its headers have to be written anew.
     Remade,
 }
 
@@ -33,9 +39,11 @@ pub fn read_headers(headers: &mut HeaderMap) -> Option<(Error, Came)> {
         return Some((error, Came::Remade));
     }
     let status = Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)?;
-    let error = Error::from_status(&status);
-    let carried = headers.get(ERROR_ID_KEY).is_some_and(|id| id == error.id());
-    Some((error, if carried { Came::Whole } else { Came::Remade }))
+    let (error, came) = read::read(&status);
+    let mut ids = headers.get_all(ERROR_ID_KEY).iter();
+    let is_key = ids.next().is_some_and(|id| id == error.id()) && ids.next().is_none();
+    let passes = is_key && status.details().len() <= MAX_DETAILS_BYTES;
+    Some((error, if came == Came::Whole && !passes { Came::Remade } else { came }))
 }
 
 /// Replaces what headers (or trailers) tell of a failure by this error. Other metadata stays.
@@ -52,11 +60,12 @@ pub fn write_headers(headers: &mut HeaderMap, error: Error) {
 /// What no gRPC peer sends.
 fn check(headers: &HeaderMap) -> Option<&'static str> {
     let mut codes = headers.get_all(STATUS_KEY).iter();
-    let code = codes.next().and_then(|code| code.to_str().ok()?.parse::<i32>().ok());
+    let code = codes.next().map(HeaderValue::as_bytes).unwrap_or_default();
     if codes.next().is_some() {
         return Some("more than one grpc-status");
     }
-    if !code.is_some_and(|code| (0..=16).contains(&code)) {
+    // What tonic cannot read is `Unknown` to it.
+    if Code::from_bytes(code) == Code::Unknown && code != b"2" {
         return Some("a grpc-status that is no code");
     }
     let mut messages = headers.get_all(MESSAGE_KEY).iter();
@@ -77,6 +86,9 @@ fn legible(headers: &HeaderMap) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+    use tonic_types::pb;
+
     use super::*;
     use crate::error::Bug;
 
@@ -98,6 +110,53 @@ mod tests {
     }
 
     #[test]
+    fn an_error_that_was_covered_is_adopted_under_its_id() {
+        let error = Bug::because("secret");
+        let mut map = HeaderMap::new();
+        error.to_untrusted_status().add_header(&mut map).unwrap();
+        let (read, came) = read_headers(&mut map).unwrap();
+        assert_eq!((read.id(), came), (error.id(), Came::Adopted));
+        write_headers(&mut map, read);
+        let (again, came) = read_headers(&mut map).unwrap();
+        assert_eq!((again.id(), came), (error.id(), Came::Whole));
+    }
+
+    #[test]
+    fn an_error_whose_id_is_not_its_key_is_written_anew() {
+        let error = Bug::because("x");
+        let other = HeaderValue::from_static("0199d6a0-0000-7000-8000-000000000000");
+        let spoilers: [fn(&mut HeaderMap, HeaderValue); 3] = [
+            |map, _| _ = map.remove(ERROR_ID_KEY),
+            |map, other| _ = map.insert(ERROR_ID_KEY, other),
+            |map, other| _ = map.append(ERROR_ID_KEY, other),
+        ];
+        for spoil in spoilers {
+            let mut map = HeaderMap::new();
+            write_headers(&mut map, error.clone());
+            spoil(&mut map, other.clone());
+            let (read, came) = read_headers(&mut map).unwrap();
+            assert_eq!((read.id(), came), (error.id(), Came::Remade));
+        }
+    }
+
+    #[test]
+    fn an_error_over_the_budget_is_written_anew_within_it() {
+        let mut status = Status::from(Error::from_status(&Status::not_found("x")));
+        let mut inner = pb::Status::decode(status.details()).unwrap();
+        inner.details.push(prost_types::Any { type_url: "other".into(), value: vec![0; MAX_DETAILS_BYTES] });
+        let id = status.metadata().clone();
+        status = Status::with_details(status.code(), status.message(), inner.encode_to_vec().into());
+        *status.metadata_mut() = id;
+        let mut map = HeaderMap::new();
+        status.add_header(&mut map).unwrap();
+        let (read, came) = read_headers(&mut map).unwrap();
+        assert_eq!(came, Came::Remade);
+        write_headers(&mut map, read.clone());
+        let (again, came) = read_headers(&mut map).unwrap();
+        assert_eq!((again.id(), came), (read.id(), Came::Whole));
+    }
+
+    #[test]
     fn no_status_and_success_are_no_failure() {
         assert!(read_headers(&mut headers(&[("x", b"y")])).is_none());
         assert!(read_headers(&mut headers(&[(STATUS_KEY, b"0")])).is_none());
@@ -106,10 +165,13 @@ mod tests {
     #[test]
     fn what_no_peer_sends_becomes_one_malformed_error_with_one_friendly_line() {
         let not_utf8: &[u8] = b"caf\xe9";
-        let cases: [&[(&'static str, &[u8])]; 9] = [
+        let cases: [&[(&'static str, &[u8])]; 12] = [
             &[(STATUS_KEY, b"99")],
             &[(STATUS_KEY, b"-1")],
             &[(STATUS_KEY, b"five")],
+            &[(STATUS_KEY, b"+5")],
+            &[(STATUS_KEY, b"05")],
+            &[(STATUS_KEY, b"")],
             &[(STATUS_KEY, b"5"), (STATUS_KEY, b"5")],
             &[(STATUS_KEY, b"5,5")],
             &[(STATUS_KEY, b"5"), (MESSAGE_KEY, not_utf8)],

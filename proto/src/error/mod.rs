@@ -101,8 +101,15 @@ struct Inner {
     record: v1::Error,
     /// Details of others that came with an adopted status: they go on with it as far as there is room.
     others: Vec<prost_types::Any>,
-    /// The encoded status of a layout that this crate does not know: it goes on as it came.
-    as_came: Option<Vec<u8>>,
+    /// Set if its layout is one that this crate does not know: it goes on as it came.
+    as_came: Option<AsCame>,
+}
+
+/// What a status said. Message and details go together: the details repeat the message.
+#[derive(Clone)]
+struct AsCame {
+    message: String,
+    details: Vec<u8>,
 }
 
 impl Error {

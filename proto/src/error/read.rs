@@ -8,7 +8,7 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::pb;
 
-use super::{Error, LAYOUT_VERSION, one_line, plain_words, wire};
+use super::{AsCame, Came, Error, LAYOUT_VERSION, one_line, plain_words, wire};
 use crate::{context, v1};
 
 pub(super) const DETAILS_KEY: &str = "grpc-status-details-bin";
@@ -19,7 +19,9 @@ const STATUS_DOMAIN: &str = "grpc.status";
 const STRANGER_DOMAIN: &str = "grpc.stranger";
 
 /// Most that lists of a peer's error may hold; ours never come near it.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
+/// Longest hash, in bytes; ours are a third of it.
+const LONGEST_HASH: usize = 64;
 /// How far a peer's clock may be ahead of ours.
 const MOST_AHEAD: TimeDelta = TimeDelta::days(1);
 
@@ -28,11 +30,7 @@ impl Error {
     /// machine here, and keeps what it has in `google.rpc`'s own details. `Internal`, `Unknown` and
     /// `DataLoss` without an error of ours are malformed, and so are details that do not hold together.
     pub fn from_status(status: &Status) -> Self {
-        match carried(status, Utc::now()) {
-            Ok(Carried::Ours(error)) => error,
-            Ok(Carried::Details(details)) => adopt(status, details),
-            Err(why) => Self::garbled(status, &why),
-        }
+        read(status).0
     }
 
     /// The error that stands for this one if whoever told it is not trusted: made here, with an ID and a
@@ -62,16 +60,27 @@ impl Error {
 
     /// A malformed error: what came with this status cannot be what a peer meant to say.
     pub(super) fn garbled(status: &Status, why: &str) -> Self {
-        let mut error = Self::blank_at(status.code(), method());
+        // A failure has no code of success.
+        let code = if status.code() == Code::Ok { Code::Unknown } else { status.code() };
+        let mut error = Self::blank_at(code, method());
         let record = &mut error.0.record;
         record.domain = STATUS_DOMAIN.to_owned();
         record.kind = "BAD_DETAILS".to_owned();
         record.what = format!("{} with {why}: {}", screaming(status.code()), status.message());
-        record.user_message = plain_words(status.code()).to_owned();
+        record.user_message = plain_words(code).to_owned();
         record.malformed = true;
-        record.transitory = may_pass(status.code());
+        record.transitory = may_pass(code);
         error.rehash();
         error
+    }
+}
+
+/// The error of a status, and whether it is one that the status carried.
+pub(super) fn read(status: &Status) -> (Error, Came) {
+    match carried(status, Utc::now()) {
+        Ok(Carried::Ours(error)) => (error, Came::Whole),
+        Ok(Carried::Details(details)) => (adopt(status, details), Came::Adopted),
+        Err(why) => (Error::garbled(status, &why), Came::Remade),
     }
 }
 
@@ -85,6 +94,9 @@ enum Carried {
 /// # Errors
 /// What is wrong with the details, as the end of a sentence that begins "a status with".
 fn carried(status: &Status, now: DateTime<Utc>) -> Result<Carried, String> {
+    if status.code() == Code::Ok {
+        return Err("nothing that failed".to_owned());
+    }
     if status.details().is_empty() {
         return Ok(Carried::Details(Vec::new()));
     }
@@ -101,7 +113,8 @@ fn carried(status: &Status, now: DateTime<Utc>) -> Result<Carried, String> {
     let record = v1::Error::decode(one.value.as_slice())
         .map_err(|e| format!("details that are not a wardkeep.v1.Error ({e})"))?;
     check(&record, status, now).map_err(|what| format!("a wardkeep.v1.Error that has {what}"))?;
-    let as_came = (record.version > LAYOUT_VERSION).then(|| status.details().to_vec());
+    let as_came = (record.version > LAYOUT_VERSION)
+        .then(|| AsCame { message: inner.message, details: status.details().to_vec() });
     let mut error = Error::of(record);
     error.0.as_came = as_came;
     error.0.others = foreign(inner.details);
@@ -123,10 +136,16 @@ fn check(e: &v1::Error, status: &Status, now: DateTime<Utc>) -> Result<(), &'sta
         _ if e.machine.is_empty() => Err("no machine"),
         _ if e.domain.is_empty() || e.kind.is_empty() => Err("no kind"),
         _ if e.group_hash.is_empty() => Err("no group hash"),
+        _ if e.group_hash.len().max(e.exact_hash.len()) > LONGEST_HASH => Err("a hash that is none"),
+        _ if !is_one_line(&e.user_message) => Err("no line for users, or several"),
         _ if e.code != status.code() as i32 => Err("another code than its status"),
         _ if long.max(wide) > Some(MOST) => Err("lists longer than anyone writes"),
         _ => Ok(()),
     }
+}
+
+fn is_one_line(text: &str) -> bool {
+    !text.trim().is_empty() && !text.contains(char::is_control)
 }
 
 fn is_id(text: &str) -> bool {
@@ -147,6 +166,8 @@ fn adopt(status: &Status, details: Vec<prost_types::Any>) -> Error {
     if let Some(id) = id.filter(|id| is_id(id)) {
         id.clone_into(&mut record.id);
     }
+    let told = detail::<pb::RequestInfo>(&details, "RequestInfo").unwrap_or_default().serving_data;
+    let covered = told == record.id;
     let info = detail::<pb::ErrorInfo>(&details, "ErrorInfo").filter(|info| !info.reason.is_empty());
     (record.domain, record.kind) = match info {
         Some(info) if !info.domain.is_empty() => (info.domain, info.reason),
@@ -161,7 +182,8 @@ fn adopt(status: &Status, details: Vec<prost_types::Any>) -> Error {
     record.retry_delay = retry.and_then(|retry| retry.retry_delay);
     let links = detail::<pb::Help>(&details, "Help").unwrap_or_default().links;
     record.help_url = links.into_iter().next().unwrap_or_default().url;
-    record.malformed = is_bug(status.code());
+    // A covered bug was counted where it arose.
+    record.malformed = is_bug(status.code()) && !covered;
     error.0.others = foreign(details);
     error.tell_causes(std::error::Error::source(status));
     error.rehash();
@@ -268,6 +290,102 @@ mod tests {
         let read = Error::from_status(&status);
         assert_eq!(read.id(), error.id());
         assert_eq!(Status::from(read).details(), status.details());
+    }
+
+    #[test]
+    fn an_error_of_a_later_layout_can_be_read_by_the_next_hop_too() {
+        let mut error = Bug::because("x");
+        error.0.record.version = LAYOUT_VERSION + 1;
+        let ours = prost_types::Any { type_url: wire::OURS.into(), value: error.0.record.encode_to_vec() };
+        let inner = pb::Status { code: error.0.record.code, message: "m".into(), details: vec![ours] };
+        let status = Status::with_details(error.code(), "m", inner.encode_to_vec().into());
+        let on = Status::from(Error::from_status(&status));
+        assert_eq!((on.message(), on.details()), ("m", status.details()));
+        assert_eq!(Error::from_status(&on).id(), error.id());
+    }
+
+    #[test]
+    fn the_users_line_of_a_peer_is_one_line_or_none_is_believed() {
+        for line in ["", " ", "two\nlines", "bell\u{7}"] {
+            let mut forged = Bug::because("x");
+            line.clone_into(&mut forged.0.record.user_message);
+            let read = Error::from_status(&forged.into());
+            assert_eq!((read.kind(), read.is_malformed()), ("BAD_DETAILS", true), "{line:?}");
+            assert!(!read.user_message().trim().is_empty());
+            assert!(!read.user_message().contains(char::is_control));
+        }
+    }
+
+    #[test]
+    fn a_hash_of_a_peer_cannot_break_the_budget() {
+        let long = || "h".repeat(3_000);
+        let forgeries: [fn(&mut v1::Error, String); 2] =
+            [|e, hash| e.group_hash = hash, |e, hash| e.exact_hash = hash];
+        for forge in forgeries {
+            let mut forged = Bug::because("x");
+            forge(&mut forged.0.record, long());
+            let read = Error::from_status(&forged.into());
+            assert_eq!(read.kind(), "BAD_DETAILS");
+            assert!(Status::from(read).details().len() <= wire::MAX_DETAILS_BYTES);
+        }
+    }
+
+    #[test]
+    fn an_error_with_longer_lists_than_are_read_is_written_so_that_it_can_be() {
+        let mut error = Bug::because("x");
+        let record = &mut error.0.record;
+        record.related_ids = vec![String::from("r"); 100];
+        record.causes = vec![v1::Cause { what: "c".into() }; 100];
+        record.truncated = vec![String::from("t"); 100];
+        record.hops[0].sites = vec![v1::Site { file: "f".into(), line: 1 }; 100];
+        let read = Error::from_status(&error.clone().into());
+        assert_eq!(read.id(), error.id());
+        for name in ["related_ids", "causes", "hops.sites"] {
+            assert!(read.as_proto().truncated.iter().any(|cut| cut == name), "{name}");
+        }
+        assert_eq!(Error::from_status(&read.clone().into()).id(), error.id());
+    }
+
+    #[test]
+    fn the_way_that_a_caller_claims_cannot_spoil_the_errors_that_arise_on_it() {
+        let mut hop = v1::Hop { method: "/a.B/C".into(), ..Default::default() };
+        hop.sites = vec![v1::Site::default(); 300];
+        let path = v1::Path { hops: vec![hop; 2] };
+        let mut headers = HeaderMap::new();
+        let text = general_purpose::STANDARD_NO_PAD.encode(path.encode_to_vec());
+        headers.insert(context::HOPS, text.parse().unwrap());
+        let now = tokio::time::Instant::now();
+        let context = context::RequestContext::from_headers("/a.B/C", &headers, now);
+        assert_eq!(context.hops.len(), 2);
+        let error = context::sync_scope(context, || Bug::because("x"));
+        assert_eq!(Error::from_status(&error.clone().into()).id(), error.id());
+    }
+
+    #[test]
+    fn success_that_comes_as_a_failure_is_no_success() {
+        let mut error = Bug::because("x");
+        error.0.record.code = 0;
+        for status in [Status::ok("fine"), Status::from(error)] {
+            let read = Error::from_status(&status);
+            assert_eq!((read.code(), read.is_malformed()), (Code::Unknown, true));
+        }
+    }
+
+    #[test]
+    fn a_covered_bug_is_no_bug_of_whoever_is_told_of_it() {
+        let told = Bug::because("secret").to_untrusted_status();
+        assert!(!Error::from_status(&told).is_malformed());
+        // An ID alone covers nothing.
+        let mut bare = Status::internal("oops");
+        *bare.metadata_mut() = told.metadata().clone();
+        assert!(Error::from_status(&bare).is_malformed());
+    }
+
+    #[test]
+    fn what_strangers_are_told_keeps_the_budget() {
+        let error = Bug::because("x").with_user_message("u".repeat(100_000));
+        let told = error.to_untrusted_status();
+        assert!(told.details().len() <= wire::MAX_DETAILS_BYTES && told.message().len() < 500);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use prost::Message as _;
 use tonic::{Status, metadata::MetadataValue};
 use tonic_types::pb;
 
-use super::{Error, Inner};
+use super::{Error, Inner, read::MOST};
 use crate::v1;
 
 /// Metadata key that repeats the error's ID, readable without any of our types.
@@ -24,12 +24,19 @@ const STANDARD: &str = "type.googleapis.com/google.rpc.";
 
 impl From<Error> for Status {
     fn from(mut error: Error) -> Self {
-        // Before it is encoded: the status within the details must have the same message.
-        shorten(&mut error.0.record.user_message, LONGEST_LINE, "");
-        let details = encode(&error.0);
         let code = error.code();
         let id = MetadataValue::try_from(error.id());
-        let mut status = Status::with_details(code, error.0.record.user_message, details.into());
+        let as_came = error.0.as_came.take().filter(|came| came.details.len() <= MAX_DETAILS_BYTES);
+        let (message, details) = match as_came {
+            Some(came) => (came.message, came.details),
+            None => {
+                // Before it is encoded: the status within the details must have the same message.
+                shorten(&mut error.0.record.user_message, LONGEST_LINE, "");
+                let details = encode(&mut error.0);
+                (error.0.record.user_message, details)
+            }
+        };
+        let mut status = Status::with_details(code, message, details.into());
         if let Ok(id) = id {
             status.metadata_mut().insert(ERROR_ID_KEY, id);
         }
@@ -41,9 +48,10 @@ impl Error {
     /// What strangers are told: code, user's line, ID, and whether trying again may help.
     pub fn to_untrusted_status(&self) -> Status {
         let record = &self.0.record;
+        let mut user_message = record.user_message.clone();
+        shorten(&mut user_message, LONGEST_LINE, "");
         let mut details = vec![request_info("", &record.id)];
-        details.extend(hints(record));
-        let user_message = record.user_message.clone();
+        details.extend(hints(record, &user_message));
         let inner = pb::Status { code: record.code, message: user_message.clone(), details };
         let mut status = Status::with_details(self.code(), user_message, inner.encode_to_vec().into());
         if let Ok(id) = MetadataValue::try_from(self.id()) {
@@ -54,10 +62,8 @@ impl Error {
 }
 
 /// The encoded status, within [`MAX_DETAILS_BYTES`].
-fn encode(error: &Inner) -> Vec<u8> {
-    if let Some(bytes) = error.as_came.as_ref().filter(|bytes| bytes.len() <= MAX_DETAILS_BYTES) {
-        return bytes.clone();
-    }
+fn encode(error: &mut Inner) -> Vec<u8> {
+    bound(&mut error.record);
     let bytes = encode_once(&error.record, &error.others);
     if bytes.len() <= MAX_DETAILS_BYTES {
         return bytes;
@@ -69,9 +75,7 @@ fn cut_to_fit(mut record: v1::Error, mut others: &[prost_types::Any]) -> Vec<u8>
     let mut bytes = Vec::new();
     for cut in CUTS {
         if let Some(name) = cut(&mut record, &mut others) {
-            if !record.truncated.iter().any(|cut| cut == name) {
-                record.truncated.push(name.to_owned());
-            }
+            mark(&mut record, name);
             bytes = encode_once(&record, others);
             if bytes.len() <= MAX_DETAILS_BYTES {
                 break;
@@ -79,6 +83,29 @@ fn cut_to_fit(mut record: v1::Error, mut others: &[prost_types::Any]) -> Vec<u8>
         }
     }
     bytes
+}
+
+/// Longer lists are not believed by those who read them.
+fn bound(e: &mut v1::Error) {
+    let mut cut = vec![
+        keep_first(&mut e.causes, MOST, "causes"),
+        keep_first(&mut e.related_ids, MOST, "related_ids"),
+        keep_first(&mut e.hops, MOST, "hops"),
+    ];
+    for hop in &mut e.hops {
+        cut.push(keep_first(&mut hop.sites, MOST, "hops.sites"));
+        cut.push(keep_first(&mut hop.frames, MOST, "hops.frames"));
+        cut.push(keep_first(&mut hop.functions, MOST, "hops.functions"));
+    }
+    // There must be room for the names of all that may be cut.
+    e.truncated.truncate(MOST / 2);
+    cut.into_iter().flatten().for_each(|name| mark(e, name));
+}
+
+fn mark(e: &mut v1::Error, name: &str) {
+    if !e.truncated.iter().any(|cut| cut == name) {
+        e.truncated.push(name.to_owned());
+    }
 }
 
 /// Gives up something; returns its name, if there was something to give up.
@@ -144,9 +171,9 @@ fn any(name: &str, value: Vec<u8>) -> prost_types::Any {
 }
 
 /// What helps whoever is told: whether to try again, and the user's line.
-fn hints(error: &v1::Error) -> impl Iterator<Item = prost_types::Any> {
+fn hints(error: &v1::Error, user_message: &str) -> impl Iterator<Item = prost_types::Any> {
     let retry = pb::RetryInfo { retry_delay: error.retry_delay };
-    let line = pb::LocalizedMessage { locale: "en".into(), message: error.user_message.clone() };
+    let line = pb::LocalizedMessage { locale: "en".into(), message: user_message.to_owned() };
     let retry = error.transitory.then(|| any("RetryInfo", retry.encode_to_vec()));
     retry.into_iter().chain([any("LocalizedMessage", line.encode_to_vec())])
 }
@@ -172,7 +199,7 @@ fn encode_once(error: &v1::Error, others: &[prost_types::Any]) -> Vec<u8> {
     };
     let mut details =
         vec![any("ErrorInfo", info.encode_to_vec()), request_info(&error.request_id, &error.id)];
-    details.extend(hints(error));
+    details.extend(hints(error, &error.user_message));
     details.extend(help(&error.help_url));
     details.push(prost_types::Any { type_url: OURS.into(), value: error.encode_to_vec() });
     details.extend(others.iter().cloned());
