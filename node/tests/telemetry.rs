@@ -1,4 +1,5 @@
-//! One trace from a client's call over each attempt into the wards, as an OTLP collector sees it.
+//! One trace from a client's call over each attempt into the wards, and the errors in it, as an OTLP
+//! collector sees them.
 //!
 //! Export is set up once per process, from its environment: the test starts itself anew as the
 //! process that is traced, and is the collector meanwhile.
@@ -12,17 +13,25 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        logs::v1::{
+            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            logs_service_server::{LogsService, LogsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
+    common::v1::any_value::Value,
+    logs::v1::LogRecord,
     trace::v1::Span,
 };
 use support::{supervisor::*, *};
-use tokio::{io::AsyncBufReadExt as _, net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -37,7 +46,12 @@ use wardkeep_proto::v1::operator_client::OperatorClient;
 const TRACED: &str = "WARDKEEP_TEST_TRACED";
 
 #[derive(Clone)]
-struct Collector(mpsc::Sender<ExportTraceServiceRequest>);
+struct Collector(mpsc::Sender<Export>);
+
+enum Export {
+    Traces(ExportTraceServiceRequest),
+    Logs(ExportLogsServiceRequest),
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -45,8 +59,25 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.send(request.into_inner()).await.map_err(|_| Status::unavailable("the test is over"))?;
+        self.keep(Export::Traces(request.into_inner())).await?;
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl LogsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        self.keep(Export::Logs(request.into_inner())).await?;
+        Ok(Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    async fn keep(&self, export: Export) -> Result<(), Status> {
+        self.0.send(export).await.map_err(|_| Status::unavailable("the test is over"))
     }
 }
 
@@ -58,7 +89,7 @@ async fn one_trace_leads_from_the_client_over_every_attempt_into_the_wards_and_t
     within(collect()).await;
 }
 
-/// Two nodes, one call to both of them, one call that panics.
+/// Two nodes, one call to both of them, one call that fails, one that panics.
 async fn be_traced() {
     let telemetry = telemetry::init("traced", LogFormat::Text, 0).unwrap();
     let mut supervisor = FakeSupervisor::start().await;
@@ -90,11 +121,16 @@ async fn be_traced() {
     reply.unwrap();
     let one = Replicated::from_static_members([member(0, "a")]);
     let mut client = OperatorClient::new(one);
+    let call = client.start_ward(make("internal")).instrument(tracing::info_span!("failing work"));
+    let failed = wardkeep_proto::Error::from_status(&call.await.unwrap_err());
     let call = client.start_ward(make("panic")).instrument(tracing::info_span!("doomed work"));
     call.await.unwrap_err();
     let exit = nodes[0].1.exit().await.exit.unwrap();
-    println!("\ntraceparent {}", exit.traceparent);
-    println!("error-trace {}", exit.error.unwrap().trace_id);
+    println!("\nfailed {}", failed.id());
+    println!("traceparent {}", exit.traceparent);
+    let error = exit.error.unwrap();
+    println!("error-trace {}", error.trace_id);
+    println!("panicked {}", error.id);
     for (node, session) in nodes {
         drop(session);
         node.stop().await;
@@ -107,42 +143,92 @@ async fn collect() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (collector, mut exports) = mpsc::channel(64);
-    let service =
-        Services::new().with(TraceServiceServer::new(Collector(collector))).into_service("collector");
+    let collector = Collector(collector);
+    let service = Services::new()
+        .with(TraceServiceServer::new(collector.clone()))
+        .with(LogsServiceServer::new(collector))
+        .into_service("collector");
     let stop = CancellationToken::new();
     let serving = tokio::task::spawn(serve(listener, service, Limits::default(), stop.clone()));
 
-    let mut traced = tokio::process::Command::new(std::env::current_exe().unwrap())
+    let traced = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
         .arg("one_trace_leads_from_the_client_over_every_attempt_into_the_wards_and_the_crash_they_caused")
         .env(TRACED, "1")
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
-        .stdout(std::process::Stdio::piped())
+        .env("RUST_LOG", "info,h2=debug,hyper=debug,tonic=debug,tower=debug")
         .kill_on_drop(true)
-        .spawn()
+        .output()
+        .await
         .unwrap();
-    let mut lines = tokio::io::BufReader::new(traced.stdout.take().unwrap()).lines();
-    let mut said = HashMap::new();
-    while let Some(line) = lines.next_line().await.unwrap() {
-        if let Some((key, value)) = line.split_once(' ') {
-            said.insert(key.to_owned(), value.to_owned());
-        }
-    }
-    assert!(traced.wait().await.unwrap().success());
+    eprintln!("{}", String::from_utf8_lossy(&traced.stderr));
+    assert!(traced.status.success());
+    let stdout = String::from_utf8(traced.stdout).unwrap();
+    let said = stdout.lines().filter_map(|line| line.split_once(' '));
+    let said: HashMap<_, _> = said.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    assert!(String::from_utf8_lossy(&traced.stderr).contains(" h2::"), "the transport was to tell of itself");
     stop.cancel();
     drop(serving.await.unwrap());
 
     let mut spans: Vec<Span> = Vec::new();
-    let mut services = Vec::new();
+    let mut logs: Vec<LogRecord> = Vec::new();
+    let (mut services, mut told_by) = (Vec::new(), BTreeSet::new());
     while let Some(export) = exports.recv().await {
-        for resource in export.resource_spans {
-            let attributes = resource.resource.unwrap().attributes;
-            services.extend(attributes.into_iter().filter(|a| a.key == "service.name").map(|a| a.value));
-            spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
-        }
+        let resources: Vec<_> = match export {
+            Export::Traces(export) => export
+                .resource_spans
+                .into_iter()
+                .map(|it| {
+                    spans.extend(it.scope_spans.into_iter().flat_map(|scope| scope.spans));
+                    it.resource
+                })
+                .collect(),
+            Export::Logs(export) => export
+                .resource_logs
+                .into_iter()
+                .map(|it| {
+                    let scopes = it.scope_logs.iter().flat_map(|logs| logs.scope.iter());
+                    told_by.extend(scopes.map(|scope| scope.name.clone()));
+                    logs.extend(it.scope_logs.into_iter().flat_map(|scope| scope.log_records));
+                    it.resource
+                })
+                .collect(),
+        };
+        let attributes = resources.into_iter().flat_map(|resource| resource.unwrap().attributes);
+        services.extend(attributes.filter(|a| a.key == "service.name").map(|a| a.value));
     }
-    assert!(format!("{services:?}").contains("traced"), "{services:?}");
+    assert!(services.iter().all(|name| format!("{name:?}").contains("traced")), "{services:?}");
     judge(&spans, &said);
+    judge_errors(&logs, &spans, &said);
+    // Every line, but for what the transport tells, the exporter's above all.
+    assert!(told_by.contains("wardkeep_node::node"), "{told_by:?}");
+    assert!(!told_by.iter().any(|target| target.starts_with("h2")), "{told_by:?}");
+}
+
+/// Each failure is one record, in the trace of the call that failed and in the span of the ward's part.
+fn judge_errors(logs: &[LogRecord], spans: &[Span], said: &HashMap<String, String>) {
+    let text = |record: &LogRecord, key: &str| -> Option<String> {
+        let value = record.attributes.iter().find(|it| it.key == key)?.value.clone()?.value?;
+        if let Value::StringValue(text) = value { Some(text) } else { None }
+    };
+    let server = opentelemetry_proto::tonic::trace::v1::span::SpanKind::Server as i32;
+    for (which, work, kind, what) in [
+        ("failed", "failing work", "grpc.status/INTERNAL", "secret"),
+        ("panicked", "doomed work", "wardkeep.bug/PANIC", "panicked: asked to"),
+    ] {
+        let id = Some(said[which].clone());
+        let records: Vec<_> = logs.iter().filter(|log| text(log, "error.id") == id).collect();
+        let [record] = records[..] else { panic!("{which}: {records:#?}") };
+        let root = spans.iter().find(|span| span.name == work).unwrap();
+        let call = spans.iter().find(|span| span.kind == server && span.trace_id == root.trace_id).unwrap();
+        assert_eq!((&record.trace_id, &record.span_id), (&call.trace_id, &call.span_id), "{which}");
+        assert_eq!(record.severity_text, "ERROR");
+        assert_eq!(record.body.clone().unwrap().value, Some(Value::StringValue(what.to_owned())));
+        assert_eq!(text(record, "exception.type").as_deref(), Some(kind));
+        assert_eq!(text(record, "exception.message").as_deref(), Some(what));
+        assert!(text(record, "exception.stacktrace").unwrap().contains("/wardkeep.v1.Operator/StartWard"));
+        assert!(text(record, "group").unwrap().starts_with("g1-"));
+    }
 }
 
 fn judge(spans: &[Span], said: &HashMap<String, String>) {

@@ -1,0 +1,59 @@
+//! `cargo measure`: wardkeep beside its peers, in one run that anyone can repeat.
+//!
+//! A group of measurements writes `bench/results/GROUP.json` and its plot; `docs/benchmarks.md` is made
+//! anew from all of them. Whatever is compared is run in turns, several rounds, and every figure is the
+//! median of its rounds with the lowest and the highest.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
+
+mod beside;
+mod errors;
+mod machine;
+mod page;
+mod plot;
+mod report;
+
+use clap::{Parser, ValueEnum};
+
+#[derive(Parser)]
+#[command(name = "cargo measure", about = "Measures wardkeep beside its peers")]
+struct Args {
+    /// What to measure; everything if nothing is named.
+    groups: Vec<Group>,
+    /// How often each thing is measured, in turns with the others.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Only makes docs/benchmarks.md anew from the results that are there.
+    #[arg(long)]
+    render: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Group {
+    /// Making well-formed errors, passing them on, and a flood of them.
+    Errors,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    without_backtraces()?;
+    let args = Args::parse();
+    let groups = if args.groups.is_empty() { Group::value_variants() } else { &args.groups };
+    for group in groups.iter().filter(|_| !args.render) {
+        let machine = machine::describe()?;
+        let measured = match group {
+            Group::Errors => errors::measure(args.rounds)?,
+        };
+        report::save(&report::Report { machine, ..measured })?;
+    }
+    page::write()
+}
+
+/// Peers capture a backtrace where the environment asks for it, which is asked once in a process: it is
+/// the default of an installed program that is measured.
+fn without_backtraces() -> std::io::Result<()> {
+    use std::{env, os::unix::process::CommandExt as _, process::Command};
+    const ASKED: &str = "RUST_LIB_BACKTRACE";
+    if env::var_os(ASKED).is_some_and(|value| value == "0") {
+        return Ok(());
+    }
+    Err(Command::new(env::current_exe()?).args(env::args_os().skip(1)).env(ASKED, "0").exec())
+}
