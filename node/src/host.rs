@@ -20,13 +20,14 @@ use wardkeep_proto::{Error, duration, timestamp, v1};
 use wardkeep_steward::Phase;
 
 use crate::{
+    census::{Census, Usage},
     context::Incarnation,
     error::NodeError,
     heart::{Delta, Heart, Sweep},
     ledger::Ledger,
     panics::Contained,
     text::cut,
-    ward::{self, Ended, Route, Ward},
+    ward::{self, Ended, Route, Seat, Shared, Ward, guard::Guard},
     wire,
 };
 
@@ -46,6 +47,7 @@ pub(crate) struct Host {
     rests: JoinSet<()>,
     readies: FuturesUnordered<BoxFuture<'static, Option<(usize, u64)>>>,
     leaked: Arc<AtomicU32>,
+    guard: Arc<Guard>,
     changes: Vec<v1::WardChange>,
     ledger: Ledger,
 }
@@ -70,6 +72,9 @@ struct Hosted {
     work_begun: u64,
     work_ended: u64,
     oldest_work: Option<Duration>,
+    /// Where its program is, for as long as it runs.
+    seat: Seat,
+    usage: Option<Usage>,
 }
 
 struct Running {
@@ -110,6 +115,8 @@ impl Host {
                 work_begun: 0,
                 work_ended: 0,
                 oldest_work: None,
+                seat: Seat::default(),
+                usage: None,
                 ward,
                 route,
             })
@@ -122,6 +129,7 @@ impl Host {
             rests: JoinSet::new(),
             readies: FuturesUnordered::new(),
             leaked: Arc::default(),
+            guard: Arc::default(),
             changes: Vec::new(),
             ledger,
         }
@@ -165,12 +173,33 @@ impl Host {
         self.leaked.load(Relaxed)
     }
 
+    /// What ends the programs' own children if this process is killed.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub(crate) fn runs_programs(&self) -> bool {
+        self.wards.iter().any(|hosted| hosted.seat.group().is_some())
+    }
+
+    /// Writes down what programs use.
+    pub(crate) fn measure(&mut self, census: &Census) {
+        for hosted in &mut self.wards {
+            let Some(group) = hosted.seat.group() else { continue };
+            let mut usage = census.usage(group);
+            // What a process used is not counted any more once it is gone and nobody waited for it.
+            usage.cpu = usage.cpu.max(hosted.usage.map(|before| before.cpu).unwrap_or_default());
+            hosted.usage = Some(usage);
+        }
+    }
+
     /// Starts the ward's next incarnation, unless it has gone on since `after`.
     ///
     /// # Errors
     /// [`NodeError::OtherIncarnation`] for a late or repeated order.
     pub(crate) fn start(&mut self, slot: usize, after: u64, now: Duration) -> Result<(), Error> {
         let (node, runtime, ledger) = (self.node.clone(), self.runtime.clone(), self.ledger.clone());
+        let (leaked, guard) = (self.leaked.clone(), self.guard.clone());
         let hosted = self.get(slot)?;
         if hosted.running.is_some() || hosted.number != after {
             return Err(hosted.other_incarnation(after));
@@ -199,12 +228,14 @@ impl Host {
         hosted.running = Some(Running { incarnation: incarnation.clone(), stop });
         let work = hosted.ward.work.clone();
         let route = hosted.route.clone();
-        let leaked = self.leaked.clone();
+        // As the heart: one that was left behind has its own.
+        (hosted.seat, hosted.usage) = (Seat::default(), None);
+        let shared = Shared { leaked, guard, seat: hosted.seat.clone() };
         self.runs.spawn(async move {
             let announce = move || {
                 let _ = ready.send(());
             };
-            let run = Contained::new(ward::run(work, route, incarnation, stopped, leaked, announce));
+            let run = Contained::new(ward::run(work, route, incarnation, stopped, shared, announce));
             (slot, number, run.await.unwrap_or_else(Ended::by_bug))
         });
         self.readies.push(Box::pin(async move { is_ready.await.ok().map(|()| (slot, number)) }));

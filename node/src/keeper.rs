@@ -6,6 +6,7 @@
 
 mod leave;
 mod obey;
+mod tend;
 
 use std::{
     sync::{
@@ -135,6 +136,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
         scribe: Scribe::start(),
+        tending: tend::Tending::default(),
         setup,
     };
     let ended = keeper.run(inbox, owner_gone).await;
@@ -162,6 +164,7 @@ struct Keeper {
     /// Actions of the own steward still to be done.
     queue: Vec<Action>,
     scribe: Scribe,
+    tending: tend::Tending,
 }
 
 /// How the loop goes on.
@@ -295,6 +298,7 @@ impl Keeper {
         self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
         self.swept_at = now;
         self.setup.host.sweep(self.lived);
+        self.tending.turn(&mut self.setup.host, now);
         if self.setup.mandate.grace_is_over(now) {
             tracing::warn!(node = %self.name(), "no supervisor for too long: the node heals its own wards now");
             self.report_every = OWN_REPORTS;

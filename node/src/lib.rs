@@ -13,6 +13,7 @@
 mod audience;
 mod body;
 mod built_in;
+mod census;
 mod context;
 mod entrance;
 mod error;

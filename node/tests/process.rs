@@ -10,7 +10,6 @@ use std::{
 };
 
 use support::*;
-use tokio::io::AsyncBufReadExt as _;
 use wardkeep_node::{Program, Restart, Ward};
 use wardkeep_proto::v1::WardState;
 
@@ -144,20 +143,6 @@ async fn a_program_written_for_systemds_watchdog_needs_no_change() {
         // Its first incarnation falls silent; the second does not.
         node.running("notifier", 2).await;
         node.stop().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn programs_die_when_their_node_is_killed() {
-    within(async {
-        let mut node = example("sleeper");
-        let mut lines = tokio::io::BufReader::new(node.stdout.take().unwrap()).lines();
-        let pid: u32 = lines.next_line().await.unwrap().unwrap().parse().unwrap();
-        assert!(alive(pid));
-        node.start_kill().unwrap();
-        node.wait().await.unwrap();
-        until_gone(pid).await;
     })
     .await;
 }

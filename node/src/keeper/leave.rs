@@ -44,6 +44,8 @@ impl Keeper {
                 self.settle().await;
             }
         }
+        // No program is left to be guarded, and no zombie for the image that may come.
+        self.setup.host.guard().dismiss().await;
         self.setup.stop_server.cancel();
         let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
         if self.link.take().is_some() {

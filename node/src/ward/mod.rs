@@ -1,8 +1,10 @@
 //! What a node hosts. A [`Ward`] says what it is, what it promises and how it is treated; one file
 //! per kind says how it runs and how it is brought to an end.
 
+pub(crate) mod guard;
 mod orphan;
 mod process;
+mod program;
 mod sd_notify;
 mod service;
 mod task;
@@ -10,7 +12,10 @@ mod task;
 use std::{
     convert::Infallible,
     fmt,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,9 +26,10 @@ use tower::{Service, util::BoxCloneSyncService};
 use wardkeep_proto::{Error, v1};
 use wardkeep_steward::{Restart, WardSpec};
 
-pub use process::Program;
+pub use program::Program;
 pub(crate) use service::{Live, Route};
 
+use self::guard::Guard;
 use crate::context::{Incarnation, WardContext};
 
 pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -225,6 +231,38 @@ impl Ended {
     }
 }
 
+/// What an incarnation is given of its node's.
+pub(crate) struct Shared {
+    /// Counts threads that do not return.
+    pub(crate) leaked: Arc<AtomicU32>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) seat: Seat,
+}
+
+/// Says which process group an incarnation's program leads, while it does.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seat(Arc<AtomicI32>);
+
+impl Seat {
+    pub(crate) fn group(&self) -> Option<i32> {
+        Some(self.0.load(Relaxed)).filter(|group| *group != 0)
+    }
+
+    fn take(&self, group: i32) -> Seated {
+        self.0.store(group, Relaxed);
+        Seated(self.clone())
+    }
+}
+
+/// The seat is empty again when this is dropped.
+struct Seated(Seat);
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.0.0.store(0, Relaxed);
+    }
+}
+
 /// Runs one incarnation to its end. `ready` is called when it has begun to serve. Never takes
 /// longer after an order to stop than its grace and a constant, whatever the ward's code does.
 pub(crate) async fn run(
@@ -232,7 +270,7 @@ pub(crate) async fn run(
     route: Arc<Route>,
     incarnation: Arc<Incarnation>,
     stop: StopSignal,
-    leaked: Arc<AtomicU32>,
+    Shared { leaked, guard, seat }: Shared,
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
@@ -240,13 +278,12 @@ pub(crate) async fn run(
             service::run(factory, on_panic, route, incarnation, stop, leaked, ready).await
         }
         Work::Task(factory) => task::run(factory, incarnation, stop, leaked, ready).await,
-        Work::Process(program) => process::run(program, incarnation, stop, ready).await,
+        Work::Process(program) => process::run(program, incarnation, stop, (guard, seat), ready).await,
     }
 }
 
 /// Something that is left behind and counted until it ends after all.
 async fn counted(leaked: Arc<AtomicU32>, rest: impl Future<Output = ()>) {
-    use std::sync::atomic::Ordering::Relaxed;
     leaked.fetch_add(1, Relaxed);
     rest.await;
     leaked.fetch_sub(1, Relaxed);

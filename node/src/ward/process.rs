@@ -1,19 +1,22 @@
 //! Process wards: an external program in a process group of its own. Stopping one sends the stop
 //! signal to the whole group, then SIGKILL. What it prints goes to the node's log, line by line.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use nix::sys::signal::Signal;
-use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
+use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::Command,
+    process::Child,
     time::timeout,
 };
 use wardkeep_proto::v1;
 
-use super::{Ended, StopSignal, ordered_to_stop, orphan, sd_notify};
+use super::{
+    Ended, Program, Seat, StopSignal,
+    guard::{Group, Guard},
+    ordered_to_stop, sd_notify,
+};
 use crate::{context::Incarnation, error::NodeError};
 
 /// After SIGKILL the kernel ends a process at once, unless it hangs in the kernel itself.
@@ -21,120 +24,11 @@ const REAP_PATIENCE: Duration = Duration::from_secs(2);
 /// A line of output longer than this is cut.
 const LONGEST_LINE: usize = 4_096;
 
-/// A program and how to run it.
-///
-/// ```
-/// use wardkeep_node::Program;
-/// let solver = Program::new("/usr/bin/minisat").arg("-verb=0").env("TMPDIR", "/tmp");
-/// ```
-#[derive(Clone, Debug)]
-pub struct Program {
-    path: PathBuf,
-    args: Vec<OsString>,
-    env: BTreeMap<OsString, OsString>,
-    dir: Option<PathBuf>,
-    notify: bool,
-    watchdog: Option<Duration>,
-    stop_signal: Signal,
-}
-
-/// What a service manager told the node itself, and is not for its programs.
-const NOT_INHERITED: [&str; 8] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDS_FIRST_FD",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-    crate::reexec::HELD,
-];
-
-impl Program {
-    /// A program by path, or by name to be found on `PATH`.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            args: Vec::new(),
-            env: BTreeMap::new(),
-            dir: None,
-            notify: false,
-            watchdog: None,
-            stop_signal: Signal::SIGTERM,
-        }
-    }
-
-    /// Adds an argument.
-    #[must_use]
-    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.args.push(arg.into());
-        self
-    }
-
-    /// Adds arguments.
-    #[must_use]
-    pub fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Sets an environment variable, beside those of the node.
-    #[must_use]
-    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        self.env.insert(key.into(), value.into());
-        self
-    }
-
-    /// Its working directory; by default the node's.
-    #[must_use]
-    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.dir = Some(dir.into());
-        self
-    }
-
-    /// It is ready when it says `READY=1` (sd_notify), not when it has been started.
-    #[must_use]
-    pub fn notifies(mut self) -> Self {
-        self.notify = true;
-        self
-    }
-
-    /// As systemd does, tells the program how often it must pulse.
-    pub(super) fn pulses_within(&mut self, timeout: Duration) {
-        self.watchdog = Some(timeout);
-    }
-
-    fn command(&self, notify: Option<&sd_notify::Socket>) -> CommandWrap {
-        let mut command = Command::new(&self.path);
-        for key in NOT_INHERITED {
-            command.env_remove(key);
-        }
-        if let Some(timeout) = self.watchdog {
-            command.env("WATCHDOG_USEC", timeout.as_micros().to_string());
-        }
-        command.args(&self.args).envs(&self.env).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(dir) = &self.dir {
-            command.current_dir(dir);
-        }
-        if let Some(socket) = notify {
-            command.env("NOTIFY_SOCKET", socket.path());
-        }
-        orphan::dies_with_its_node(&mut command);
-        let mut command = CommandWrap::from(command);
-        command.wrap(ProcessGroup::leader());
-        command
-    }
-
-    fn name(&self) -> String {
-        self.path.display().to_string()
-    }
-}
-
 pub(super) async fn run(
     program: Arc<Program>,
     incarnation: Arc<Incarnation>,
     mut stop: StopSignal,
+    (guard, seat): (Arc<Guard>, Seat),
     ready: impl FnOnce() + Send,
 ) -> Ended {
     let cannot_start = |source| {
@@ -145,13 +39,16 @@ pub(super) async fn run(
         Ok(socket) => socket,
         Err(source) => return cannot_start(source),
     };
-    let mut child = match program.command(Some(&socket)).spawn() {
-        Ok(child) => child,
+    guard.mount();
+    let mut command = program.command(Some(&socket));
+    let (mut child, group) = match command.spawn().and_then(|child| grouped(child, &guard)) {
+        Ok(started) => started,
         Err(source) => return cannot_start(source),
     };
+    let _seated = seat.take(group.id().as_raw());
     let output = futures_util::future::join(
-        log_lines(incarnation.clone(), "stdout", child.stdout().take()),
-        log_lines(incarnation.clone(), "stderr", child.stderr().take()),
+        log_lines(incarnation.clone(), "stdout", child.stdout.take()),
+        log_lines(incarnation.clone(), "stderr", child.stderr.take()),
     );
     let mut output = std::pin::pin!(output.map(drop).fuse());
     let (mut ready, mut listening) = (Some(ready), true);
@@ -164,7 +61,7 @@ pub(super) async fn run(
         tokio::select! {
             status = child.wait() => {
                 // Grandchildren that outlived the leader go with it.
-                let _ = child.signal(Signal::SIGKILL as i32);
+                drop(group);
                 let _ = timeout(Duration::from_millis(200), &mut output).await;
                 return ended(&program, status);
             }
@@ -180,7 +77,14 @@ pub(super) async fn run(
         }
     };
     incarnation.stop.cancel();
-    stop_group(&program, child, grace, output).await
+    stop_group(&program, child, group, grace, output).await
+}
+
+/// The child's group, which it has led from before its program began.
+fn grouped(child: Child, guard: &Arc<Guard>) -> io::Result<(Child, Group)> {
+    let gone = || io::Error::other("it cannot be watched");
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(gone)?;
+    Ok((child, guard.watch(Pid::from_raw(pid))))
 }
 
 fn heed(said: Vec<sd_notify::Message>, incarnation: &Incarnation, ready: &mut Option<impl FnOnce()>) {
@@ -201,11 +105,16 @@ fn heed(said: Vec<sd_notify::Message>, incarnation: &Incarnation, ready: &mut Op
 
 async fn stop_group(
     program: &Program,
-    mut child: Box<dyn ChildWrapper>,
+    mut child: Child,
+    group: Group,
     grace: Duration,
     mut output: impl Future<Output = ()> + Unpin,
 ) -> Ended {
-    let _ = child.signal(program.stop_signal as i32);
+    if program.stops_children {
+        group.signal_leader(program.stop_signal);
+    } else {
+        group.signal(program.stop_signal);
+    }
     let ended_well = {
         let patience = tokio::time::sleep(grace);
         let mut patience = std::pin::pin!(patience);
@@ -219,15 +128,18 @@ async fn stop_group(
         }
     };
     // The rest of the group, or all of it.
-    let _ = child.signal(Signal::SIGKILL as i32);
+    group.signal(Signal::SIGKILL);
     if ended_well || timeout(REAP_PATIENCE, child.wait()).await.is_ok() {
         return Ended::new(v1::ExitKind::Stopped);
     }
-    let rest = async move { drop(child.wait().await) };
+    let rest = async move {
+        drop(child.wait().await);
+        drop(group);
+    };
     Ended { rest: Some(Box::pin(rest)), ..Ended::new(v1::ExitKind::Abandoned) }
 }
 
-fn ended(program: &Program, status: std::io::Result<std::process::ExitStatus>) -> Ended {
+fn ended(program: &Program, status: io::Result<ExitStatus>) -> Ended {
     match status {
         Ok(status) if status.success() => Ended::new(v1::ExitKind::Done),
         Ok(status) => {

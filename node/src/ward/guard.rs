@@ -1,0 +1,299 @@
+//! The guard: a small process beside the node that ends what the node would leave behind, were it
+//! killed. The kernel ends the programs themselves then (`orphan.rs`), but not what they have started.
+//!
+//! It is a shell in a process group of its own, deaf to signals, that reads which groups there are
+//! from a pipe. When the node's end of the pipe closes, however the node ended, it sends SIGKILL to
+//! every group that is still listed, and ends. A clean end leaves it nothing to do.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, ErrorKind, PipeWriter, Write as _},
+    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Reads `+ GROUP` and `- GROUP`. An incomplete last line is not heeded.
+const SCRIPT: &str = r#"
+trap '' HUP INT QUIT TERM PIPE ALRM USR1 USR2 TSTP TTIN TTOU
+groups=' '
+while read -r sign group; do
+  case $sign in
+  +) groups="$groups$group " ;;
+  -) case $groups in *" $group "*) groups="${groups%%" $group "*} ${groups#*" $group "}" ;; esac ;;
+  esac
+done
+for group in $groups; do kill -s KILL -- "-$group"; done
+"#;
+const SHELL: &str = "/bin/sh";
+/// For a guard that has nothing left to do to end.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A guard that ends by itself is replaced so often.
+const REPLACEMENTS: u32 = 5;
+
+/// See the [module](self). Started with the first program.
+#[derive(Debug, Default)]
+pub(crate) struct Guard(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    groups: BTreeSet<i32>,
+    post: Option<Post>,
+    lost: u32,
+    /// There can be none.
+    vain: bool,
+}
+
+/// A guard that runs.
+#[derive(Debug)]
+struct Post {
+    shell: Child,
+    pipe: PipeWriter,
+    /// What the pipe had no room for.
+    unwritten: Vec<u8>,
+}
+
+/// A program's process group, from its start on. What is left of it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Group {
+    id: Pid,
+    guard: Arc<Guard>,
+}
+
+impl Guard {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that there is a guard before there is something to be guarded.
+    pub(super) fn mount(&self) {
+        self.state().mount();
+    }
+
+    /// Takes on the group that this process leads.
+    pub(super) fn watch(self: &Arc<Self>, leader: Pid) -> Group {
+        let mut state = self.state();
+        state.groups.insert(leader.as_raw());
+        state.tell('+', leader.as_raw());
+        Group { id: leader, guard: self.clone() }
+    }
+
+    /// Writes what had to wait, and replaces a guard that has ended. To be called now and then.
+    pub(crate) fn tend(&self) {
+        let mut state = self.state();
+        if let Some(post) = &mut state.post {
+            let ended = !matches!(post.shell.try_wait(), Ok(None));
+            if ended || post.flush().is_err() {
+                state.replace();
+            }
+        }
+    }
+
+    /// Whether a child of this process is the guard or a program, and so not for others to reap.
+    pub(crate) fn knows(&self, pid: i32) -> bool {
+        let state = self.state();
+        let shell = state.post.as_ref().and_then(|post| post.shell.id());
+        state.groups.contains(&pid) || shell.is_some_and(|shell| i64::from(shell) == i64::from(pid))
+    }
+
+    /// Dismisses the guard and waits for its end. It ends what is still listed.
+    pub(crate) async fn dismiss(&self) {
+        let Some(Post { mut shell, pipe, .. }) = self.state().post.take() else { return };
+        drop(pipe);
+        if timeout(PATIENCE, shell.wait()).await.is_err() {
+            let _ = shell.start_kill();
+            let _ = timeout(PATIENCE, shell.wait()).await;
+        }
+    }
+}
+
+impl State {
+    fn mount(&mut self) {
+        if self.post.is_some() || self.vain {
+            return;
+        }
+        match Post::start(&self.groups) {
+            Ok(post) => self.post = Some(post),
+            Err(error) => {
+                self.vain = true;
+                // With PID 1 the kernel ends everything else in its namespace.
+                if std::process::id() != 1 {
+                    tracing::warn!(
+                        "cannot start {SHELL} ({error}): if this node is killed, what its programs have started \
+                         lives on; install {SHELL} or run the node as PID 1"
+                    );
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, sign: char, group: i32) {
+        let Some(post) = &mut self.post else { return };
+        // A write to memory does not fail.
+        let _ = writeln!(post.unwritten, "{sign} {group}");
+        if post.flush().is_err() {
+            self.replace();
+        }
+    }
+
+    fn replace(&mut self) {
+        // What is left of the old one is reaped by the runtime.
+        self.post = None;
+        self.lost += 1;
+        if self.lost > REPLACEMENTS {
+            self.vain = true;
+            tracing::warn!("the guard has ended {} times: there will be no other", self.lost);
+            return;
+        }
+        tracing::warn!("the guard has ended: another takes its place");
+        self.mount();
+    }
+}
+
+impl Post {
+    fn start(groups: &BTreeSet<i32>) -> io::Result<Self> {
+        let (read, pipe) = io::pipe()?;
+        // Nothing here may wait for the guard. Both ends are closed where a program is executed.
+        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let shell = Command::new(SHELL)
+            .args(["-c", SCRIPT, "wardkeep-guard"])
+            .env_clear()
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::from(read))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut unwritten = Vec::new();
+        for group in groups {
+            let _ = writeln!(unwritten, "+ {group}");
+        }
+        let mut post = Self { shell, pipe, unwritten };
+        post.flush()?;
+        Ok(post)
+    }
+
+    /// Writes as much as the pipe takes. An error: nobody reads it any more.
+    fn flush(&mut self) -> io::Result<()> {
+        while !self.unwritten.is_empty() {
+            match self.pipe.write(&self.unwritten) {
+                Ok(written) => drop(self.unwritten.drain(..written)),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Group {
+    pub(super) fn id(&self) -> Pid {
+        self.id
+    }
+
+    /// Sends a signal to all processes of the group; none may be left.
+    pub(super) fn signal(&self, signal: Signal) {
+        let _ = killpg(self.id, signal);
+    }
+
+    /// Sends a signal to its leader. Not after that has been waited for.
+    pub(super) fn signal_leader(&self, signal: Signal) {
+        let _ = kill(self.id, signal);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let mut state = self.guard.state();
+        state.groups.remove(&self.id.as_raw());
+        state.tell('-', self.id.as_raw());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group_of_sleepers() -> (Child, Pid) {
+        let child = Command::new(SHELL)
+            .args(["-c", "sleep 1000 & sleep 1000 & wait"])
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().unwrap().cast_signed());
+        (child, pid)
+    }
+
+    #[tokio::test]
+    async fn what_is_listed_ends_with_the_pipe_and_what_is_not_lives_on() {
+        let guard = Arc::new(Guard::default());
+        let (mut kept, kept_id) = group_of_sleepers();
+        let (mut ended, ended_id) = group_of_sleepers();
+        guard.mount();
+        for (id, sign) in [(kept_id, '+'), (ended_id, '+'), (kept_id, '-')] {
+            guard.state().tell(sign, id.as_raw());
+        }
+        guard.dismiss().await;
+        assert!(!timeout(Duration::from_secs(10), ended.wait()).await.unwrap().unwrap().success());
+        assert!(kept.try_wait().unwrap().is_none());
+        killpg(kept_id, Signal::SIGKILL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_was_killed_is_replaced_and_knows_all_groups() {
+        let guard = Arc::new(Guard::default());
+        let (mut child, id) = group_of_sleepers();
+        guard.mount();
+        let group = guard.watch(id);
+        let first = guard.state().post.as_ref().unwrap().shell.id().unwrap();
+        kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).unwrap();
+        let replaced = async {
+            while guard.state().post.as_ref().and_then(|post| post.shell.id()) == Some(first) {
+                guard.tend();
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(10), replaced).await.unwrap();
+        assert!(guard.knows(id.as_raw()) && !guard.knows(first.cast_signed()));
+        guard.dismiss().await;
+        timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap();
+        drop(group);
+    }
+
+    #[tokio::test]
+    async fn a_guard_that_does_not_read_holds_nobody_up() {
+        let guard = Arc::new(Guard::default());
+        guard.mount();
+        let shell = guard.state().post.as_ref().unwrap().shell.id().unwrap();
+        let shell = Pid::from_raw(shell.cast_signed());
+        kill(shell, Signal::SIGSTOP).unwrap();
+        // No such group can be.
+        for _ in 0..20_000 {
+            guard.state().tell('+', i32::MAX);
+            guard.state().tell('-', i32::MAX);
+        }
+        assert!(!guard.state().post.as_ref().unwrap().unwritten.is_empty());
+        kill(shell, Signal::SIGCONT).unwrap();
+        let caught_up = async {
+            while !guard.state().post.as_ref().unwrap().unwritten.is_empty() {
+                guard.tend();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), caught_up).await.unwrap();
+        guard.dismiss().await;
+    }
+}
