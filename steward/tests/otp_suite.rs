@@ -708,6 +708,20 @@ fn what_the_outermost_group_quarantined_waits_for_an_operator_wherever_it_was() 
     assert_eq!(alive(&world), "a", "its group is restarted without them");
 }
 
+/// The world asserts that nothing that runs is started.
+#[test]
+fn a_ward_that_is_asked_for_before_its_group_has_stopped_it_is_spared() {
+    let wards = [ward("a", Permanent), in_group("b", "i"), in_group("c", "i"), in_group("d", "i")];
+    let mut world = world([group(OneForOne, 0), inner("i", Permanent)], wards);
+    world.ward(&id("d")).expect("it").stubborn = true;
+    crash(&mut world, "b");
+    crash(&mut world, "a");
+    assert_eq!((done(&mut world).as_str(), gave_up(&world, "g")), ("-d", true));
+    ask_start(&mut world, "c");
+    exit(&mut world, "d", ExitKind::Stopped);
+    assert_eq!((done(&mut world).as_str(), alive(&world).as_str()), ("", "c"));
+}
+
 #[test]
 fn a_ward_that_could_not_be_reached_when_its_group_gave_up_is_stopped_when_it_is_heard_again() {
     let groups = [group(OneForOne, 1), inner("i", Transient)];
