@@ -60,17 +60,19 @@ op({exit, Ward, Reason, Fails}, Book) ->
         _ -> Pid ! {die, Reason}
     end,
     receive {'DOWN', Mon, process, Pid, _} -> ok end;
+op({meanwhile, Ward, Times, What}, Book) ->
+    ets:insert(Book, {{meanwhile, Ward}, What}),
+    op({exit, Ward, crash, [{Ward, Times}]}, Book);
 op({exits, Group, Wards}, Book) ->
     %% Both are dead before their supervisor hears of either.
     [{_, Sup}] = ets:lookup(Book, {sup, Group}),
     ok = sys:suspend(Sup),
-    lists:foldl(fun(Ward, Waiting) ->
-        {Pid, Mon} = monitored(Ward, Book),
-        Pid ! {die, crash},
-        receive {'DOWN', Mon, process, Pid, _} -> ok end,
-        await_messages(Sup, Waiting + 1),
-        Waiting + 1
-    end, 0, Wards),
+    [begin
+         {Pid, Mon} = monitored(Ward, Book),
+         Pid ! {die, crash},
+         receive {'DOWN', Mon, process, Pid, _} -> ok end,
+         await_exit(Pid, Sup)
+     end || Ward <- Wards],
     ok = sys:resume(Sup);
 op({stop, Group, Ward}, Book) ->
     ok = supervisor:terminate_child(sup(Group, Book), Ward);
@@ -85,10 +87,12 @@ monitored(Ward, Book) ->
     [{_, Pid}] = ets:lookup(Book, {pid, Ward}),
     {Pid, monitor(process, Pid)}.
 
-await_messages(Pid, Count) ->
-    case process_info(Pid, message_queue_len) of
-        {_, Count} -> ok;
-        _ -> erlang:yield(), await_messages(Pid, Count)
+%% Until the end of a process is among what its supervisor has yet to read.
+await_exit(Pid, Sup) ->
+    {messages, Messages} = process_info(Sup, messages),
+    case [exit || {'EXIT', From, _} <- Messages, From =:= Pid] of
+        [] -> erlang:yield(), await_exit(Pid, Sup);
+        _ -> ok
     end.
 
 sup(Group, Book) ->
@@ -120,7 +124,7 @@ word(Book, Root) ->
     Log = ets:select(Book, [{{{log, '_'}, '$1'}, [], ['$1']}]),
     Alive = [atom_to_list(Ward) || [Ward, Pid] <- ets:match(Book, {{pid, '$1'}, '$2'}), is_process_alive(Pid)],
     ets:match_delete(Book, {{log, '_'}, '_'}),
-    ets:match_delete(Book, {{fails, '_'}, '_'}),
+    [ets:match_delete(Book, {{Left, '_'}, '_'}) || Left <- [fails, meanwhile]],
     [Log, "/", lists:sort(Alive), ["!" || not is_process_alive(Root)]].
 
 %% ---- supervisors and wards
@@ -128,7 +132,7 @@ word(Book, Root) ->
 init({Book, {group, Id, Strategy, Intensity, Shutdown, _, _, Members}}) ->
     ets:insert(Book, {{sup, Id}, self()}),
     %% A group that begins anew has nothing that fails to start: OTP would let all of it fail then.
-    [ets:delete(Book, {fails, element(2, Member)}) || Member <- Members],
+    [ets:delete(Book, {Left, element(2, Member)}) || Member <- Members, Left <- [fails, meanwhile]],
     Flags = #{strategy => Strategy, intensity => Intensity, period => 3600, auto_shutdown => Shutdown},
     {ok, {Flags, [spec(Book, Member) || Member <- Members]}}.
 
@@ -141,8 +145,27 @@ spec(Book, {group, Id, _, _, _, Restart, Significant, _} = Group) ->
 start_ward(Book, Id) ->
     log(Book, $+, Id),
     case ets:update_counter(Book, {fails, Id}, {2, -1, -1, -1}, {{fails, Id}, 0}) of
-        -1 -> proc_lib:start_link(?MODULE, ward, [Book, Id]);
-        _ -> {error, broken}
+        -1 ->
+            proc_lib:start_link(?MODULE, ward, [Book, Id]);
+        _ ->
+            [meanwhile(What, Book) || {_, What} <- ets:take(Book, {meanwhile, Id})],
+            {error, broken}
+    end.
+
+%% In the middle of a start, so on the supervisor: what comes now waits in its mailbox before the second
+%% attempt that it is going to send itself.
+meanwhile({stop, _, Ward}, _) ->
+    _ = gen_server:send_request(self(), {terminate_child, Ward});
+meanwhile({join, _, Ward}, Book) ->
+    _ = gen_server:send_request(self(), {start_child, spec(Book, Ward)});
+meanwhile({exit, Ward, kill, []}, Book) ->
+    [{_, Pid}] = ets:lookup(Book, {pid, Ward}),
+    case is_process_alive(Pid) of
+        true ->
+            exit(Pid, kill),
+            await_exit(Pid, self());
+        false ->
+            ok
     end.
 
 ward(Book, Id) ->

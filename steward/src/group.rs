@@ -344,11 +344,12 @@ impl Steward {
         }
         let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
         for id in self.wards_in(name) {
-            match self.wards.get(&id).map(|ward| ward.intent) {
-                None | Some(Intent::Down) => {}
-                Some(Intent::Ended) => self.settle_down(&id),
-                Some(_) if inner => {}
-                Some(_) => self.quarantine(&id),
+            let Some(ward) = self.wards.get(&id).filter(|ward| ward.intent != Intent::Down) else { continue };
+            let (ended, down) = (ward.intent == Intent::Ended, ward.is_down());
+            match inner {
+                false => self.quarantine(&id),
+                true if ended && down => self.settle_down(&id),
+                true => {}
             }
         }
     }

@@ -17,6 +17,8 @@
 //! * **A restart is decided by the ward's group**: strategy, intensity and period as in OTP, then a
 //!   pause with jitter, then the fleet's budget. Who is restarted together stops in reverse start
 //!   order and starts in start order, one after the other.
+//! * **Groups nest.** One that gave up, or shut down because its significant members had ended, is for
+//!   the group it is in a member that ended; the outermost one that gives up is quarantined.
 //! * **Healthy work is kept.** A node that comes back with the same boot ID keeps what runs. What
 //!   operators stopped, and what the steward quarantined, rests until an operator starts it.
 //! * **It doubts itself first.** Time in which the steward was late counts as nobody's silence, and

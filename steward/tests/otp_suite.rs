@@ -698,6 +698,49 @@ fn a_transient_group_that_gives_up_is_quarantined_and_its_parent_goes_on() {
 }
 
 #[test]
+fn what_the_outermost_group_quarantined_waits_for_an_operator_wherever_it_was() {
+    let mut world = nested(OneForAll, inner("i", Permanent));
+    crash(&mut world, "b");
+    crash(&mut world, "c");
+    assert_eq!(count(&world, Phase::Quarantined), 4);
+    ask_start(&mut world, "a");
+    crash(&mut world, "a");
+    assert_eq!(alive(&world), "a", "its group is restarted without them");
+}
+
+/// The world asserts that nothing that runs is started.
+#[test]
+fn a_ward_that_is_asked_for_before_its_group_has_stopped_it_is_spared() {
+    let wards = [ward("a", Permanent), in_group("b", "i"), in_group("c", "i"), in_group("d", "i")];
+    let mut world = world([group(OneForOne, 0), inner("i", Permanent)], wards);
+    world.ward(&id("d")).expect("it").stubborn = true;
+    crash(&mut world, "b");
+    crash(&mut world, "a");
+    assert_eq!((done(&mut world).as_str(), gave_up(&world, "g")), ("-d", true));
+    ask_start(&mut world, "c");
+    exit(&mut world, "d", ExitKind::Stopped);
+    assert_eq!((done(&mut world).as_str(), alive(&world).as_str()), ("", "c"));
+}
+
+#[test]
+fn a_ward_that_could_not_be_reached_when_its_group_gave_up_is_stopped_when_it_is_heard_again() {
+    let groups = [group(OneForOne, 1), inner("i", Transient)];
+    let steward = Steward::new(never_short_of_restarts()).with_groups(groups);
+    let world = World::new(steward).with_node("n", vec![in_group("b", "i")]);
+    let mut world = world.with_node("m", vec![in_group("c", "i")]);
+    settle(&mut world);
+    let frozen = |world: &mut World, on| world.nodes.get_mut("m").expect("it").frozen = on;
+    frozen(&mut world, true);
+    world.run(ms(20_000));
+    crash(&mut world, "b");
+    assert!(gave_up(&world, "i"));
+    assert_eq!(alive(&world), "c");
+    frozen(&mut world, false);
+    world.run(ms(2_000));
+    assert_eq!((alive(&world).as_str(), count(&world, Phase::Quarantined)), ("", 2));
+}
+
+#[test]
 fn a_group_restarts_inside_while_the_groups_around_go_on() {
     let of = GroupSpec { strategy: OneForAll, intensity: 3, ..inner("i", Permanent) };
     let mut world = nested(OneForAll, of);

@@ -80,7 +80,7 @@ fn stories_come_to_every_kind_of_turn() {
     for (what, count) in turns {
         assert!(count >= 25, "only {count} of 2,000 stories: {what}");
     }
-    for op in ["{exit,", "{exits,", "{stop,", "{delete,", "{start,", "{join,"] {
-        assert!(among(&|story| story.term().contains(op)) >= 100, "{op}");
+    for op in ["{exit,", "{exits,", "{stop,", "{delete,", "{start,", "{join,", "{meanwhile,"] {
+        assert!(among(&|story| story.term().contains(op)) >= 50, "{op}");
     }
 }

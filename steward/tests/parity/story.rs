@@ -68,6 +68,8 @@ pub enum Exit {
 pub enum Op {
     /// The ward ends; after that, these fail to start so many times.
     Exit(String, Exit, Vec<(String, u32)>),
+    /// The ward crashes and fails to start so many times; before the second attempt, something else comes.
+    Meanwhile(String, u32, Box<Op>),
     /// Wards of this group crash at once.
     Exits(String, Vec<String>),
     /// `terminate_child`, `delete_child`, `restart_child`, `start_child`, by group.
@@ -183,6 +185,7 @@ impl Display for Op {
                 let fails = list(fails.iter().map(|(ward, times)| format!("{{{ward},{times}}}")));
                 write!(f, "{{exit,{ward},{exit},{fails}}}")
             }
+            Op::Meanwhile(ward, times, op) => write!(f, "{{meanwhile,{ward},{times},{op}}}"),
             Op::Exits(group, wards) => write!(f, "{{exits,{group},{}}}", list(wards.iter().cloned())),
             Op::Stop(group, ward) => write!(f, "{{stop,{group},{ward}}}"),
             Op::Delete(group, ward) => write!(f, "{{delete,{group},{ward}}}"),

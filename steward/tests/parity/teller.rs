@@ -80,11 +80,12 @@ impl Teller<'_> {
     }
 
     fn go_on(&mut self, tree: &Group) {
-        match self.drawer.dice.below(12) {
+        match self.drawer.dice.below(13) {
             0 => self.stop(),
             1 => self.start(),
             2 if self.drawer.has_names() => self.join(tree),
             3 => self.exits(),
+            4 => self.meanwhile(tree),
             _ => self.exit(),
         }
     }
@@ -136,6 +137,23 @@ impl Teller<'_> {
         self.play(Op::Exits(place.group, wards));
     }
 
+    /// Something comes between a start that fails and the next attempt. Where the others of a group wait
+    /// for that one, OTP gives all of them up with a ward that is stopped then; the steward does not.
+    fn meanwhile(&mut self, tree: &Group) {
+        let alive: Vec<_> = self.alive().into_iter().filter(|p| !is_temporary(p.ward.restart)).collect();
+        let Some(place) = self.drawer.dice.pick(&alive) else { return };
+        let (group, name) = (place.group.clone(), place.ward.name.clone());
+        let others: Vec<_> = alive.iter().filter(|p| p.group == group && p.ward.name != name).collect();
+        let op = match (self.drawer.dice.below(3), self.drawer.dice.pick(&others)) {
+            (0, _) if place.outermost && !place.joint => Op::Stop(group, name.clone()),
+            (1, _) if place.outermost && self.drawer.has_names() => self.joins(tree),
+            (_, Some(other)) => Op::Exit(other.ward.name.clone(), Exit::Kill, vec![]),
+            _ => return,
+        };
+        let times = 1 + u32::try_from(self.drawer.dice.below(2)).unwrap();
+        self.play(Op::Meanwhile(name, times, Box::new(op)));
+    }
+
     /// OTP forgets at a restart of the group that someone stopped a ward, the steward does not: where
     /// there can be one, it is started or deleted at once.
     fn stop(&mut self) {
@@ -173,6 +191,11 @@ impl Teller<'_> {
 
     /// OTP forgets with a group what joined it.
     fn join(&mut self, tree: &Group) {
+        let op = self.joins(tree);
+        self.play(op);
+    }
+
+    fn joins(&mut self, tree: &Group) -> Op {
         let ward = self.drawer.ward(tree.shutdown);
         self.places.push(Place {
             ward: ward.clone(),
@@ -181,7 +204,7 @@ impl Teller<'_> {
             strategy: tree.strategy,
             outermost: true,
         });
-        self.play(Op::Join(tree.name.clone(), ward));
+        Op::Join(tree.name.clone(), ward)
     }
 }
 

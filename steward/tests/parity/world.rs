@@ -23,6 +23,8 @@ pub struct World {
     /// Incarnation, and whether it lives.
     wards: BTreeMap<String, (u64, bool)>,
     fails: BTreeMap<String, u32>,
+    /// What comes in the middle of a ward's next start that fails.
+    meanwhile: Option<(String, Op)>,
     log: String,
     /// The group that everything is in is no more.
     pub over: bool,
@@ -40,6 +42,7 @@ impl World {
             inbox: VecDeque::new(),
             wards: wards.iter().map(|spec| (spec.name.to_string(), (0, false))).collect(),
             fails: BTreeMap::new(),
+            meanwhile: None,
             log: String::new(),
             over: false,
         };
@@ -50,32 +53,40 @@ impl World {
 
     /// Does what an op says; answers with what followed, as the peer has it.
     pub fn play(&mut self, op: &Op) -> String {
-        let cause = || Cause { reason: "a story".into(), ..Cause::default() };
         match op {
+            Op::Meanwhile(ward, times, op) => {
+                self.meanwhile = Some((ward.clone(), *op.clone()));
+                return self.play(&Op::Exit(ward.clone(), Exit::Crash, vec![(ward.clone(), *times)]));
+            }
+            op => self.begin(op),
+        }
+        self.run(vec![])
+    }
+
+    fn begin(&mut self, op: &Op) {
+        let cause = || Cause { reason: "a story".into(), ..Cause::default() };
+        let event = match op {
             Op::Exit(ward, exit, fails) => {
-                self.fails = fails.iter().cloned().collect();
+                self.fails.extend(fails.iter().cloned());
                 let kind = match exit {
                     Exit::Normal => ExitKind::Done,
                     Exit::Shutdown | Exit::ShutdownWith => ExitKind::Stopped,
                     Exit::Crash => ExitKind::Panicked,
                     Exit::Kill => ExitKind::Failed,
                 };
-                self.end(ward, kind);
-                self.run(vec![])
+                return self.end(ward, kind);
             }
-            Op::Exits(_, wards) => {
-                wards.iter().for_each(|ward| self.end(ward, ExitKind::Panicked));
-                self.run(vec![])
-            }
-            Op::Stop(_, ward) => self.run(vec![Event::StopWard { ward: id(ward), cause: cause() }]),
-            Op::Start(_, ward) => self.run(vec![Event::StartWard { ward: id(ward), cause: cause() }]),
-            Op::Delete(_, ward) => self.run(vec![Event::WardLeft { ward: id(ward) }]),
+            Op::Exits(_, wards) => return wards.iter().for_each(|ward| self.end(ward, ExitKind::Panicked)),
+            Op::Meanwhile(..) => return,
+            Op::Stop(_, ward) => Event::StopWard { ward: id(ward), cause: cause() },
+            Op::Start(_, ward) => Event::StartWard { ward: id(ward), cause: cause() },
+            Op::Delete(_, ward) => Event::WardLeft { ward: id(ward) },
             Op::Join(group, ward) => {
                 self.wards.insert(ward.name.clone(), (0, false));
-                let ward = report(spec(ward, group));
-                self.run(vec![Event::WardJoined { node: NODE.into(), ward }])
+                Event::WardJoined { node: NODE.into(), ward: report(spec(ward, group)) }
             }
-        }
+        };
+        self.inbox.push_back(event);
     }
 
     pub fn is_alive(&self, ward: &str) -> bool {
@@ -101,7 +112,7 @@ impl World {
                 self.obey(action);
             }
         }
-        self.fails.clear();
+        self.forget();
         let alive: String =
             self.wards.iter().filter(|(_, (_, alive))| *alive).map(|(name, _)| name.as_str()).collect();
         let over = if self.over { "!" } else { "" };
@@ -116,6 +127,9 @@ impl World {
                 let broken = self.fails.get_mut(&name).filter(|fails| **fails > 0).map(|fails| *fails -= 1);
                 let incarnation = after_incarnation + 1;
                 assert_eq!(self.wards.get(&name), Some(&(after_incarnation, false)), "start of {name}");
+                if let Some((_, op)) = self.meanwhile.take_if(|(of, _)| *of == name && broken.is_some()) {
+                    self.begin(&op);
+                }
                 self.wards.insert(name, (incarnation, broken.is_none()));
                 self.inbox.push_back(if broken.is_some() {
                     let kind = ExitKind::StartFailed;
@@ -135,12 +149,17 @@ impl World {
         }
     }
 
+    fn forget(&mut self) {
+        self.fails.clear();
+        self.meanwhile = None;
+    }
+
     fn heed(&mut self, note: &Note) {
         match &note.what {
             // What begins anew has nothing that fails to start.
-            What::GroupFailed { .. } => self.fails.clear(),
+            What::GroupFailed { .. } => self.forget(),
             What::GroupShutDown { group } => {
-                self.fails.clear();
+                self.forget();
                 self.over |= **group == *self.root;
             }
             What::GroupGaveUp { group, .. } if **group == *self.root => self.over = true,
