@@ -1,6 +1,8 @@
 //! What `wardkeep serve supervisor` and `wardkeep serve node` do: flags win over the environment,
 //! both over the file, the file over the defaults.
 
+use std::{future::poll_fn, task::Poll};
+
 use wardkeep_node::{
     Node, shutdown_signal,
     telemetry::{self, LogFormat},
@@ -57,6 +59,18 @@ fn log(service: &str, args: &LogArgs) -> Result<telemetry::Telemetry, ServeError
     telemetry::init(service, format, args.verbose).map_err(ServeError::Usage)
 }
 
+/// Catches SIGTERM and Ctrl-C from now on, not only from when the daemon first looks: one that is told
+/// to end while it begins ends well, too.
+async fn shutdown() -> impl Future<Output = ()> {
+    let mut signal = Box::pin(shutdown_signal());
+    let caught = poll_fn(|context| Poll::Ready(signal.as_mut().poll(context).is_ready())).await;
+    async move {
+        if !caught {
+            signal.await;
+        }
+    }
+}
+
 /// Runs a supervisor until SIGTERM or Ctrl-C.
 ///
 /// # Errors
@@ -67,6 +81,7 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
         None => SupervisorFile::default(),
     };
     let telemetry = log("wardkeep-supervisor", log_args)?;
+    let shutdown = shutdown().await;
     let steward = file.steward().map_err(ServeError::Usage)?;
     let mut builder =
         Supervisor::builder().steward(Config { seed: u64::from(std::process::id()), ..steward });
@@ -88,7 +103,7 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
         builder = builder.insecure();
     }
     let listen = args.listen.or(file.listen).unwrap_or_else(|| SUPERVISOR_ADDRESS.to_owned());
-    let result = builder.bind(&listen).await?.run_until(shutdown_signal()).await;
+    let result = builder.bind(&listen).await?.run_until(shutdown).await;
     drop(telemetry);
     Ok(result?)
 }
@@ -103,6 +118,7 @@ pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError>
         None => NodeFile::default(),
     };
     let telemetry = log("wardkeep-node", log_args)?;
+    let shutdown = shutdown().await;
     let name = args.name.or(file.name).unwrap_or_else(|| machine_name().to_owned());
     let mut builder = Node::builder(name);
     if let Some(supervisor) = args.supervisor.or(file.supervisor) {
@@ -130,7 +146,7 @@ pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError>
         builder = builder.insecure();
     }
     let listen = args.listen.or(file.listen).unwrap_or_else(|| NODE_ADDRESS.to_owned());
-    let result = builder.bind(&listen).await?.run_until(shutdown_signal()).await;
+    let result = builder.bind(&listen).await?.run_until(shutdown).await;
     drop(telemetry);
     Ok(result?)
 }

@@ -285,3 +285,81 @@ impl Chronicle {
         self.history.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::{super::history, *};
+
+    fn chronicle() -> (Chronicle, std::sync::mpsc::Sender<()>, broadcast::Receiver<Arc<v1::Event>>) {
+        let (let_it, waits) = std::sync::mpsc::channel();
+        let (history, followers) = (history::on_a_slow_disk(waits), Chronicle::followers());
+        let follower = followers.subscribe();
+        let chronicle = Chronicle::new(history, followers, Intents::default(), Vec::new(), 7, (None, 0));
+        (chronicle, let_it, follower)
+    }
+
+    fn draft(chronicle: &mut Chronicle) {
+        chronicle.event(v1::Event::default());
+        chronicle.deed(Deed::Answer { to: oneshot::channel().0, taken_on: Ok(()) });
+        chronicle.commit();
+    }
+
+    async fn progress(chronicle: &mut Chronicle) {
+        timeout(Duration::from_secs(20), chronicle.progressed()).await.expect("it hangs");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_or_told_before_it_is_written() {
+        let (mut chronicle, let_it, mut follower) = chronicle();
+        draft(&mut chronicle);
+        assert!(chronicle.ready().is_empty());
+        assert!(follower.try_recv().is_err());
+        let_it.send(()).unwrap();
+        progress(&mut chronicle).await;
+        assert_eq!(chronicle.ready().len(), 1);
+        assert_eq!(follower.try_recv().unwrap().sequence, 8);
+        assert_eq!(chronicle.news(), None);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_does_not_answer_is_waited_for_no_longer_than_this_and_that_is_said() {
+        let (mut chronicle, let_it, mut follower) = chronicle();
+        draft(&mut chronicle);
+        chronicle.waiting[0].since -= PATIENCE;
+        assert!(chronicle.due().unwrap() <= Instant::now());
+        assert_eq!(chronicle.ready().len(), 1);
+        assert_eq!(follower.try_recv().unwrap().sequence, 8);
+        assert!(
+            chronicle.news().unwrap().contains("the disk does not answer; supervising goes on from memory")
+        );
+        // From now on it is not waited for at all, until it has answered.
+        draft(&mut chronicle);
+        assert_eq!(chronicle.ready().len(), 1);
+        assert!(chronicle.picture().not_written_since.is_some());
+        let_it.send(()).unwrap();
+        progress(&mut chronicle).await;
+        assert!(chronicle.ready().is_empty());
+        assert_eq!(chronicle.failing().map(|failing| failing.why), None);
+        assert_eq!(chronicle.news().unwrap(), "the history is written again, nothing is missing");
+        draft(&mut chronicle);
+        assert!(chronicle.ready().is_empty(), "it is waited for again");
+    }
+
+    #[tokio::test]
+    async fn a_ward_rests_and_is_released_once() {
+        let (mut chronicle, _let_it, _follower) = chronicle();
+        for _ in 0..2 {
+            chronicle.hold("n", "w", true);
+        }
+        assert!(chronicle.rests("n", "w"));
+        chronicle.forget("n");
+        chronicle.release("n", "w");
+        let ward = ("n".to_owned(), "w".to_owned());
+        assert_eq!(
+            chronicle.draft.changes,
+            [Change::Hold { ward: ward.clone(), quarantined: true }, Change::Release { ward }]
+        );
+    }
+}

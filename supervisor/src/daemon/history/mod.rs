@@ -66,3 +66,40 @@ impl Opened {
         History::start(self.store, retention)
     }
 }
+
+/// A history on a disk that takes each write when the test lets it.
+#[cfg(test)]
+pub(super) fn on_a_slow_disk(let_it: std::sync::mpsc::Receiver<()>) -> History {
+    use std::{sync::Arc, time::Duration};
+
+    use wardkeep_proto::v1;
+
+    use self::store::StoreError;
+
+    struct Slow(MemoryStore, std::sync::mpsc::Receiver<()>);
+
+    impl Store for Slow {
+        fn commit(&mut self, writes: &[Arc<Write>]) -> Result<(), StoreError> {
+            // The test has ended: so does the writer.
+            let _ = self.1.recv();
+            self.0.commit(writes)
+        }
+        fn state(&mut self, since: i64) -> Result<State, StoreError> {
+            self.0.state(since)
+        }
+        fn locate(&mut self, filter: &Filter) -> Result<u64, StoreError> {
+            self.0.locate(filter)
+        }
+        fn page(&mut self, filter: &Filter, after: u64, limit: usize) -> Result<Vec<v1::Event>, StoreError> {
+            self.0.page(filter, after, limit)
+        }
+        fn trim(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
+            self.0.trim(retention, now)
+        }
+        fn used(&mut self) -> Result<u64, StoreError> {
+            self.0.used()
+        }
+    }
+    let retention = Retention { max_age: Duration::from_secs(1 << 40), max_bytes: u64::MAX };
+    History::start(Box::new(Slow(MemoryStore::default(), let_it)), retention)
+}
