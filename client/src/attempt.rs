@@ -260,6 +260,11 @@ pub(crate) fn end(
     }
 }
 
+/// How tonic's servers say that the time a call was given is over.
+pub(crate) fn is_timeout(error: &Error) -> bool {
+    error.code() == Code::Cancelled && error.what() == "Timeout expired"
+}
+
 /// Why a reply stopped without trailers: it ended so, or its stream was reset without an error.
 pub(crate) fn unended(peer: &Peer, body: &Body) -> AttemptError {
     if http_body::Body::is_end_stream(body) {
@@ -278,10 +283,7 @@ fn settle(
     match failure {
         None if call.plan.unary && messages != 1 => peer.malformed(NOT_ONE).into(),
         None => Verdict::Good(reply),
-        // How tonic's servers say that the time this attempt was given is over.
-        Some(error) if error.code() == Code::Cancelled && error.what() == "Timeout expired" => {
-            AttemptError::TimedOut { uri: peer.uri.clone() }.into()
-        }
+        Some(error) if is_timeout(&error) => AttemptError::TimedOut { uri: peer.uri.clone() }.into(),
         Some(error) => Verdict::Refused(error, reply),
     }
 }

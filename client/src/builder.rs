@@ -179,7 +179,8 @@ impl ReplicatedBuilder {
         let (replicated, dialer) = self.assemble(first_view);
         if let Some((endpoint, uri, service)) = directory {
             let members = replicated.inner.shared.members.clone();
-            let follower = Follower { channel: dialer.channel(&endpoint), uri, service, members, seen };
+            let channel = Follower::guard(dialer.channel(&endpoint), &uri);
+            let follower = Follower { channel, uri, service, members, seen };
             let inner = &replicated.inner;
             inner.tasks.spawn(follower.follow(inner.stop.clone()));
         }

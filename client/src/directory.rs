@@ -6,9 +6,15 @@ use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, transport::Channel};
+use tower::Layer as _;
 use wardkeep_proto::v1::{DirectoryView, WatchDirectoryRequest, directory_client::DirectoryClient};
 
-use crate::{error::chain, member::Member, view::Members};
+use crate::{
+    error::chain,
+    member::Member,
+    view::Members,
+    wellform::{WellFormed, WellFormedChannel},
+};
 
 /// A directory that has accepted a watch says at once whom it knows.
 const FIRST_VIEW: Duration = Duration::from_secs(5);
@@ -17,7 +23,7 @@ const FIRST_VIEW: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Follower {
-    pub(crate) channel: Channel,
+    pub(crate) channel: WellFormedChannel<Channel>,
     /// For messages.
     pub(crate) uri: String,
     /// Full name of a gRPC service; empty: all members.
@@ -28,6 +34,11 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
+    /// A watch lasts as long as its directory does. That it is away, the follower says itself.
+    pub(crate) fn guard(channel: Channel, uri: &str) -> WellFormedChannel<Channel> {
+        WellFormed::of(uri).default_deadline(Duration::MAX).quiet().layer(channel)
+    }
+
     /// Until stopped: watch, and when the directory is gone try again with growing, jittered pauses.
     pub(crate) async fn follow(self, stop: CancellationToken) {
         let backoff = ExponentialBuilder::default()

@@ -61,6 +61,7 @@ mod reply;
 mod request;
 mod stats;
 mod view;
+mod wellform;
 
 use std::{
     fmt,
@@ -83,6 +84,7 @@ pub use channel::endpoint;
 pub use member::{Member, Offer, ResponseExt, Winner};
 pub use policy::Policy;
 pub use stats::StatsSnapshot;
+pub use wellform::{WellFormed, WellFormedChannel};
 
 use channel::{BoxFuture, Link};
 use error::CallError;

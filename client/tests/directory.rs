@@ -4,9 +4,19 @@
 
 mod common;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
-use common::*;
+use common::{
+    raw::{Raw, Step},
+    *,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tokio_util::sync::CancellationToken;
@@ -151,4 +161,29 @@ async fn a_channel_without_a_directory_to_reach_says_so_and_closes() {
     let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
     assert_eq!(wardkeep_proto::Error::from_status(&status).kind(), "NO_MEMBERS");
     within(channel.close()).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_answers_with_garbage_is_asked_again() {
+    let good = Puppet::good("good").await;
+    let view = DirectoryView { version: 1, members: vec![entry("good", &good, true)] };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let turn = asked.clone();
+    let raw = Raw::start(move |_| {
+        let mut garbage = http::HeaderMap::new();
+        garbage.insert("grpc-status", "5".parse().unwrap());
+        // tonic would panic on it.
+        garbage.insert("grpc-status-details-bin", "*".parse().unwrap());
+        let head = Step::Head(200, http::HeaderMap::new());
+        match turn.fetch_add(1, SeqCst) {
+            0 => vec![Step::Only(garbage)],
+            1 => vec![head, Step::Trailers(garbage)],
+            _ => vec![head, Step::Data(framed(&view)), Step::Seen],
+        }
+    })
+    .await;
+    let channel = Replicated::builder().directory(&raw.uri, SERVICE).build().unwrap();
+    let mut members = channel.members();
+    within(members.wait_for(|members| members.len() == 1)).await.unwrap();
+    assert_eq!(asked.load(SeqCst), 3);
 }

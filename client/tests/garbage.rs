@@ -242,6 +242,7 @@ fn garbled() -> Vec<(&'static str, Pairs)> {
             plus(bare(b"5", message), DETAILS, STANDARD.encode([0xff; 40]).as_bytes()),
         ),
         ("details that are not base64", plus(bare(b"5", message), DETAILS, b"*SECRET*")),
+        ("details padded in vain", plus(bare(b"5", message), DETAILS, b"AAAA=")),
         ("details joined by a comma", plus(bare(b"5", message), DETAILS, b"AAAA,AAAA")),
         ("details twice", plus(with_details(vec![any(&theirs())]), DETAILS, b"AAAA")),
         ("a message that is not UTF-8", bare(b"5", b"SECRET caf\xe9")),

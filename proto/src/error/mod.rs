@@ -302,13 +302,8 @@ impl Error {
 
 /// A line that fits where users read: without line breaks and control characters, never empty.
 fn one_line(text: String, code: Code) -> String {
-    if text.trim().is_empty() {
-        return plain_words(code).to_owned();
-    }
-    if !text.contains(char::is_control) {
-        return text;
-    }
-    text.replace(char::is_control, " ")
+    let line = if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text };
+    if line.trim().is_empty() { plain_words(code).to_owned() } else { line }
 }
 
 /// What users are told of a failure of which only the code is known.

@@ -1,7 +1,10 @@
 //! Errors as peers tell them. Nothing a peer sends is believed before it was checked, and nothing it can
 //! send makes us panic: what does not hold together becomes one malformed error.
 
-use base64::{Engine as _, engine::general_purpose};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use http::HeaderMap;
 use prost::Message as _;
@@ -12,6 +15,12 @@ use super::{AsCame, Came, Error, LAYOUT_VERSION, one_line, plain_words, wire};
 use crate::{context, v1};
 
 pub(super) const DETAILS_KEY: &str = "grpc-status-details-bin";
+
+/// Exactly what tonic decodes: it panics on anything else.
+const AS_TONIC_READS: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What the adopted error of a bare status is filed under.
 const STATUS_DOMAIN: &str = "grpc.status";
@@ -230,11 +239,7 @@ pub fn remove_bad_details(headers: &mut HeaderMap) -> bool {
     let mut values = headers.get_all(DETAILS_KEY).iter();
     let fine = match (values.next(), values.next()) {
         (None, _) => true,
-        (Some(one), None) => {
-            let text = one.as_bytes();
-            let text = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
-            general_purpose::STANDARD_NO_PAD.decode(text).is_ok()
-        }
+        (Some(one), None) => AS_TONIC_READS.decode(one.as_bytes()).is_ok(),
         (Some(_), Some(_)) => false,
     };
     if !fine {
@@ -317,6 +322,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_nothing_but_control_characters_is_no_line() {
+        use tonic_types::{ErrorDetails, StatusExt as _};
+        let mut details = ErrorDetails::new();
+        details.set_localized_message("en", "\0\n\u{7}");
+        let read = Error::from_status(&Status::with_error_details(Code::NotFound, "x", details));
+        assert_eq!(read.user_message(), "That does not exist.");
+    }
+
+    #[test]
     fn a_hash_of_a_peer_cannot_break_the_budget() {
         let long = || "h".repeat(3_000);
         let forgeries: [fn(&mut v1::Error, String); 2] =
@@ -352,7 +366,7 @@ mod tests {
         hop.sites = vec![v1::Site::default(); 300];
         let path = v1::Path { hops: vec![hop; 2] };
         let mut headers = HeaderMap::new();
-        let text = general_purpose::STANDARD_NO_PAD.encode(path.encode_to_vec());
+        let text = base64::engine::general_purpose::STANDARD_NO_PAD.encode(path.encode_to_vec());
         headers.insert(context::HOPS, text.parse().unwrap());
         let now = tokio::time::Instant::now();
         let context = context::RequestContext::from_headers("/a.B/C", &headers, now);
@@ -417,5 +431,17 @@ mod tests {
         headers.insert(DETAILS_KEY, "not base64!".parse().unwrap());
         assert!(remove_bad_details(&mut headers));
         assert!(!headers.contains_key(DETAILS_KEY));
+        // Padding that is not due is bad too: tonic would panic on it.
+        for text in ["AAAA=", "AAAA==", "AAA==", "=", "AAA=A"] {
+            headers.insert(DETAILS_KEY, text.parse().unwrap());
+            headers.insert("grpc-status", "5".parse().unwrap());
+            assert!(remove_bad_details(&mut headers), "{text}");
+            assert!(Status::from_header_map(&headers).is_some());
+        }
+        for text in ["AAA", "AAA=", "AA==", "AA=", "AA", ""] {
+            headers.insert(DETAILS_KEY, text.parse().unwrap());
+            assert!(!remove_bad_details(&mut headers), "{text}");
+            assert!(Status::from_header_map(&headers).is_some());
+        }
     }
 }
