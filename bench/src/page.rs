@@ -54,6 +54,13 @@ fn group(page: &mut String, report: &Report) -> std::fmt::Result {
         report.rounds,
         versions.join(", "),
     )?;
+    if machine.load_before > machine.cores as f32 {
+        writeln!(
+            page,
+            "\nThe machine was busy with other work: figures for single calls hold (medians of rounds), rates that need a \
+            whole core are lower than on a calm machine."
+        )?;
+    }
     writeln!(page, "\n![{}](benchmarks/{}.svg)", report.tables[0].name, report.group)?;
     writeln!(page, "\nGoals:\n")?;
     for goal in &report.goals {

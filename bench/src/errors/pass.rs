@@ -8,7 +8,7 @@ use wardkeep_proto::{
     v1,
 };
 
-use super::{small, too_long, typical};
+use super::{shelf_full, small, too_long, typical};
 use crate::{
     beside::{Contestant, LATENCY, side_by_side},
     report::Table,
@@ -36,6 +36,7 @@ fn wrap(rounds: usize) -> Table {
         ),
         Contestant::timed_with("anyhow::Error::from an io::Error", io, |r| r.map_err(anyhow::Error::from)),
         Contestant::timed_with(".unexpected() of an io::Error", io, |r| r.unexpected()),
+        Contestant::timed_with(".log() in a flood", || Error::from(shelf_full()), |e| e.log()),
     ];
     for (size, record) in sizes() {
         let error = Error::from_proto(record.clone());

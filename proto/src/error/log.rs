@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Error;
 use crate::v1;
@@ -127,7 +128,7 @@ fn book() -> MutexGuard<'static, Book> {
 #[derive(Default)]
 struct Book {
     groups: HashMap<String, Flood>,
-    recent: VecDeque<[u8; 36]>,
+    recent: VecDeque<u128>,
 }
 
 struct Flood {
@@ -146,7 +147,8 @@ enum Verdict {
 
 impl Book {
     fn admit(&mut self, group: &str, id: &str, now: Instant) -> Verdict {
-        if let Ok(id) = <[u8; 36]>::try_from(id.as_bytes()) {
+        if let Ok(id) = Uuid::try_parse(id) {
+            let id = id.as_u128();
             if self.recent.contains(&id) {
                 return Verdict::KeepBack;
             }
@@ -195,7 +197,7 @@ mod tests {
     use super::*;
 
     fn id(n: u64) -> String {
-        format!("{n:036}")
+        Uuid::from_u128(n.into()).to_string()
     }
 
     #[test]
