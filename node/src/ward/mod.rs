@@ -3,6 +3,7 @@
 
 pub(crate) mod guard;
 mod orphan;
+pub(crate) mod output;
 mod process;
 mod program;
 mod sd_notify;
@@ -29,7 +30,7 @@ use wardkeep_steward::{Restart, WardSpec};
 pub use program::Program;
 pub(crate) use service::{Live, Route};
 
-use self::guard::Guard;
+use self::{guard::Guard, output::Tail};
 use crate::context::{Incarnation, WardContext};
 
 pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -237,6 +238,8 @@ pub(crate) struct Shared {
     pub(crate) leaked: Arc<AtomicU32>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) seat: Seat,
+    /// Process wards have one.
+    pub(crate) tail: Option<Arc<Tail>>,
 }
 
 /// Says which process group an incarnation's program leads, while it does.
@@ -270,15 +273,15 @@ pub(crate) async fn run(
     route: Arc<Route>,
     incarnation: Arc<Incarnation>,
     stop: StopSignal,
-    Shared { leaked, guard, seat }: Shared,
+    shared: Shared,
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
         Work::Service { factory, on_panic } => {
-            service::run(factory, on_panic, route, incarnation, stop, leaked, ready).await
+            service::run(factory, on_panic, route, incarnation, stop, shared.leaked, ready).await
         }
-        Work::Task(factory) => task::run(factory, incarnation, stop, leaked, ready).await,
-        Work::Process(program) => process::run(program, incarnation, stop, (guard, seat), ready).await,
+        Work::Task(factory) => task::run(factory, incarnation, stop, shared.leaked, ready).await,
+        Work::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
     }
 }
 

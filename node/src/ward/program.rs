@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 use wardkeep_proto::Error;
 
-use super::{orphan, sd_notify};
+use super::{orphan, output::OutputLimits, sd_notify};
 use crate::error::NodeError;
 
 /// A program and how to run it.
@@ -25,6 +25,7 @@ pub struct Program {
     watchdog: Option<Duration>,
     pub(super) stop_signal: Signal,
     pub(super) stops_children: bool,
+    pub(crate) output: OutputLimits,
 }
 
 const ENDS_NOTHING: [Signal; 6] =
@@ -54,6 +55,7 @@ impl Program {
             watchdog: None,
             stop_signal: Signal::SIGTERM,
             stops_children: false,
+            output: OutputLimits::default(),
         }
     }
 
@@ -114,6 +116,14 @@ impl Program {
     #[must_use]
     pub fn stops_its_children(mut self) -> Self {
         self.stops_children = true;
+        self
+    }
+
+    /// How much of what it prints is kept for `wardkeep ward logs`: so many lines, and so many bytes, what
+    /// lines take beside their text included. By default 1,000 lines and 256 KiB.
+    #[must_use]
+    pub fn keeps_output(mut self, lines: usize, bytes: usize) -> Self {
+        self.output = OutputLimits { lines, bytes };
         self
     }
 

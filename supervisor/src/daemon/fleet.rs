@@ -30,6 +30,7 @@ use super::{
     error_store::{ErrorStore, Found},
     event_log::{EventLog, Reading},
     launcher,
+    output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
     wish::Wish,
 };
@@ -102,6 +103,10 @@ pub(super) enum Msg {
         limit: usize,
         answer: oneshot::Sender<Reading>,
     },
+    ReadOutput {
+        wanted: Wanted,
+        answer: oneshot::Sender<Answer>,
+    },
     Shutdown,
 }
 
@@ -126,6 +131,7 @@ pub(super) struct Fleet {
     pub(super) actor: String,
     pub(super) log: EventLog,
     errors: ErrorStore,
+    pub(super) questions: Questions,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
     pub(super) launcher: mpsc::Sender<launcher::Order>,
@@ -155,6 +161,7 @@ impl Fleet {
             actor: String::new(),
             log: EventLog::new(),
             errors: ErrorStore::default(),
+            questions: Questions::default(),
             picture,
             view,
             launcher,
@@ -246,6 +253,7 @@ impl Fleet {
             Msg::ReadEvents { after, limit, answer } => {
                 let _ = answer.send(self.log.read(after, limit));
             }
+            Msg::ReadOutput { wanted, answer } => self.ask_for_output(&wanted, answer),
             Msg::Shutdown => {}
         }
         self.tell_of_the_lost();
@@ -304,6 +312,7 @@ impl Fleet {
         let Some(record) = self.nodes.get_mut(name) else { return };
         let Some(old) = record.session.take() else { return };
         self.sessions.remove(&old.id);
+        self.questions.forget(old.id);
         if record.boot != boot {
             let error = taken(name, pid, boot);
             error.log();
@@ -352,6 +361,11 @@ impl Fleet {
                 self.step(Event::NodeDetached { node: name, goodbye: true });
             }
             Up::Errors(records) => self.errors.add(records),
+            Up::Output(output) => self.questions.answered(session, record.boot, output),
+            Up::Usages(usages) => {
+                record.measured(usages);
+                self.reported = true;
+            }
             Up::Hello(_) => self.expel(&name, "a second Hello".to_owned()),
         }
     }
@@ -376,6 +390,7 @@ impl Fleet {
     pub(super) fn end_session(&mut self, name: &Arc<str>) -> Option<Session> {
         let session = self.nodes.get_mut(name)?.session.take()?;
         self.sessions.remove(&session.id);
+        self.questions.forget(session.id);
         self.state_changed = true;
         Some(session)
     }

@@ -16,6 +16,7 @@ mod fleet;
 mod hello;
 mod launcher;
 mod operator;
+mod output;
 mod pidfile;
 mod record;
 mod tame;

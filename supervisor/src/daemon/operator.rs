@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
@@ -17,7 +17,14 @@ use wardkeep_proto::{
 };
 use wardkeep_steward::{Cause, WardId};
 
-use super::{SupervisorError, error_store::Found, fleet::Msg, tame, wish::Wish};
+use super::{
+    SupervisorError,
+    error_store::Found,
+    fleet::Msg,
+    output::{READERS, Reader},
+    tame,
+    wish::Wish,
+};
 
 /// The caller's deadline comes a little later than ours, so that it gets our answer and not its own.
 const MARGIN: Duration = Duration::from_millis(150);
@@ -25,11 +32,13 @@ const MARGIN: Duration = Duration::from_millis(150);
 pub(super) struct Api {
     fleet: mpsc::Sender<Msg>,
     picture: watch::Receiver<Arc<v1::Fleet>>,
+    /// Of those who read output.
+    seats: Arc<Semaphore>,
 }
 
 impl Api {
     pub(super) fn new(fleet: mpsc::Sender<Msg>, picture: watch::Receiver<Arc<v1::Fleet>>) -> Self {
-        Self { fleet, picture }
+        Self { fleet, picture, seats: Arc::new(Semaphore::new(READERS)) }
     }
 
     async fn wish(&self, wish: Wish, reason: &str, actor: &str) -> Result<(), Error> {
@@ -255,5 +264,24 @@ impl Operator for Api {
             Err(BroadcastStreamRecvError::Lagged(_)) => None,
         });
         Ok(Response::new(Box::pin(past.chain(future))))
+    }
+
+    type WatchOutputStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::WardOutput, Status>> + Send>>;
+
+    async fn watch_output(
+        &self,
+        request: Request<v1::WatchOutputRequest>,
+    ) -> Result<Response<Self::WatchOutputStream>, Status> {
+        let mut request = request.into_inner();
+        tame::sentence(&mut request.node);
+        tame::sentence(&mut request.ward);
+        let full = |_| Error::from(SupervisorError::Full { what: "readers of output", most: READERS });
+        let seat = self.seats.clone().try_acquire_owned().map_err(full)?;
+        let reader = Reader::new(self.fleet.clone(), request, seat);
+        let output = stream::try_unfold(reader, async |mut reader| {
+            let next = reader.next().await.map_err(Status::from)?;
+            Ok(next.map(|output| (output, reader)))
+        });
+        Ok(Response::new(Box::pin(output)))
     }
 }
