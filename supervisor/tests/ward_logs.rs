@@ -75,7 +75,7 @@ async fn a_reader_is_asked_for_page_by_page_and_follows_over_sessions_and_lives_
         assert_eq!(asked.after_sequence, 4);
         // No news is no page, and an answer that nobody asked for is nothing.
         answer(&node, 999, 1..=1, 0, 1).await;
-        answer(&node, asked.id, 1..=0, 0, 4).await;
+        answer(&node, asked.id, std::ops::RangeInclusive::new(1, 0), 0, 4).await;
         let asked = question(&mut node).await;
         assert_eq!(asked.after_sequence, 4);
         assert!(asked.wait.unwrap().seconds >= 5);

@@ -4,6 +4,7 @@
 pub(crate) mod guard;
 mod orphan;
 pub(crate) mod output;
+mod probe;
 mod process;
 mod program;
 mod sd_notify;
@@ -101,7 +102,10 @@ impl Ward {
 
     /// An external program, in a process group of its own.
     pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
-        Self::new(name, Work::Process(Arc::new(program)))
+        let pulse_timeout = program.default_pulse_timeout();
+        let mut ward = Self::new(name, Work::Process(Arc::new(program)));
+        ward.spec.pulse_timeout = pulse_timeout;
+        ward
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
@@ -174,6 +178,16 @@ impl Ward {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    /// What does not go together, in one line.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.work {
+            Work::Process(program) => {
+                program.check(self.spec.pulse_timeout).map_err(|what| format!("ward {}: {what}", self.name()))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn kind(&self) -> v1::WardKind {

@@ -49,6 +49,13 @@ pub(super) async fn run(
     );
     let mut output = std::pin::pin!(output.map(drop).fuse());
     let (mut ready, mut listening) = (Some(ready), true);
+    let probed_ready = if program.probe.is_some() { ready.take() } else { None };
+    let probing = async {
+        if let Some(probe) = &program.probe {
+            probe.run(&incarnation, probed_ready).await;
+        }
+    };
+    let mut probing = std::pin::pin!(probing.fuse());
     if !program.notify
         && let Some(ready) = ready.take()
     {
@@ -63,13 +70,14 @@ pub(super) async fn run(
                 return ended(&program, status);
             }
             said = socket.next(), if listening => match said {
-                Ok(said) => heed(said, &incarnation, &mut ready),
+                Ok(said) => heed(said, &incarnation, &mut ready, program.probe.is_some()),
                 Err(error) => {
                     tracing::warn!(ward = %incarnation.ward, %error, "notifications can no longer be read");
                     listening = false;
                 }
             },
             () = &mut output => {}
+            () = &mut probing => {}
             grace = ordered_to_stop(&mut stop) => break grace,
         }
     };
@@ -84,7 +92,13 @@ fn grouped(child: Child, guard: &Arc<Guard>) -> io::Result<(Child, Group)> {
     Ok((child, guard.watch(Pid::from_raw(pid))))
 }
 
-fn heed(said: Vec<sd_notify::Message>, incarnation: &Incarnation, ready: &mut Option<impl FnOnce()>) {
+/// What it says of its health is not asked for where a probe does.
+fn heed(
+    said: Vec<sd_notify::Message>,
+    incarnation: &Incarnation,
+    ready: &mut Option<impl FnOnce()>,
+    probed: bool,
+) {
     use sd_notify::Message;
     for message in said {
         match message {
@@ -93,6 +107,7 @@ fn heed(said: Vec<sd_notify::Message>, incarnation: &Incarnation, ready: &mut Op
                     ready();
                 }
             }
+            Message::Pulse if probed => {}
             Message::Pulse => incarnation.heart.pulse(),
             Message::Status(text) => drop(incarnation.status.send_replace(text)),
             Message::Stopping => drop(incarnation.status.send_replace("stopping".to_owned())),
