@@ -27,7 +27,7 @@ use crate::{
     ledger::Ledger,
     panics::Contained,
     text::cut,
-    ward::{self, Ended, Route, Seat, Shared, Ward, guard::Guard},
+    ward::{self, Ended, Route, Seat, Shared, Ward, guard::Guard, output::Tail},
     wire,
 };
 
@@ -75,6 +75,9 @@ struct Hosted {
     /// Where its program is, for as long as it runs.
     seat: Seat,
     usage: Option<Usage>,
+    measured_at: chrono::DateTime<Utc>,
+    /// What its program printed, if it is one.
+    tail: Option<Arc<Tail>>,
 }
 
 struct Running {
@@ -117,6 +120,11 @@ impl Host {
                 oldest_work: None,
                 seat: Seat::default(),
                 usage: None,
+                measured_at: chrono::DateTime::UNIX_EPOCH,
+                tail: match &ward.work {
+                    ward::Work::Process(program) => Some(Arc::new(Tail::new(program.output))),
+                    _ => None,
+                },
                 ward,
                 route,
             })
@@ -178,19 +186,29 @@ impl Host {
         &self.guard
     }
 
+    /// What a ward's program printed; `None` if it is no process ward.
+    pub(crate) fn output(&self, slot: usize) -> Option<&Tail> {
+        self.wards.get(slot)?.tail.as_deref()
+    }
+
     pub(crate) fn runs_programs(&self) -> bool {
         self.wards.iter().any(|hosted| hosted.seat.group().is_some())
     }
 
-    /// Writes down what programs use.
-    pub(crate) fn measure(&mut self, census: &Census) {
-        for hosted in &mut self.wards {
+    /// Writes down what programs use, and says what has been written down.
+    pub(crate) fn measure(&mut self, census: &Census) -> v1::Usages {
+        let at = Utc::now();
+        let mut wards = Vec::new();
+        for (slot, hosted) in (0..).zip(&mut self.wards) {
             let Some(group) = hosted.seat.group() else { continue };
             let mut usage = census.usage(group);
             // What a process used is not counted any more once it is gone and nobody waited for it.
             usage.cpu = usage.cpu.max(hosted.usage.map(|before| before.cpu).unwrap_or_default());
             hosted.usage = Some(usage);
+            hosted.measured_at = at;
+            wards.push(v1::WardUsage { slot, incarnation: hosted.number, usage: hosted.usage() });
         }
+        v1::Usages { wards }
     }
 
     /// Starts the ward's next incarnation, unless it has gone on since `after`.
@@ -230,7 +248,7 @@ impl Host {
         let route = hosted.route.clone();
         // As the heart: one that was left behind has its own.
         (hosted.seat, hosted.usage) = (Seat::default(), None);
-        let shared = Shared { leaked, guard, seat: hosted.seat.clone() };
+        let shared = Shared { leaked, guard, seat: hosted.seat.clone(), tail: hosted.tail.clone() };
         self.runs.spawn(async move {
             let announce = move || {
                 let _ = ready.send(());
@@ -456,6 +474,18 @@ impl Hosted {
             work_done: self.work_ended,
             held: self.held,
             failed: self.failed,
+            usage: self.usage(),
         }
+    }
+
+    fn usage(&self) -> Option<v1::ProcessUsage> {
+        let (usage, group) = (self.usage?, self.seat.group()?);
+        Some(v1::ProcessUsage {
+            pid: group.unsigned_abs(),
+            processes: usage.processes,
+            cpu: Some(duration(usage.cpu)),
+            resident_bytes: usage.resident,
+            at: Some(timestamp(self.measured_at)),
+        })
     }
 }

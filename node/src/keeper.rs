@@ -6,6 +6,7 @@
 
 mod leave;
 mod obey;
+mod outputs;
 mod tend;
 
 use std::{
@@ -137,6 +138,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         queue: Vec::new(),
         scribe: Scribe::start(),
         tending: tend::Tending::default(),
+        waiting: Vec::new(),
         setup,
     };
     let ended = keeper.run(inbox, owner_gone).await;
@@ -165,6 +167,8 @@ struct Keeper {
     queue: Vec<Action>,
     scribe: Scribe,
     tending: tend::Tending,
+    /// Questions about output.
+    waiting: Vec<outputs::Waiting>,
 }
 
 /// How the loop goes on.
@@ -240,12 +244,14 @@ impl Keeper {
             Tidings::Dialled(link) => {
                 self.link = Some(link);
                 self.welcomed = false;
+                self.waiting.clear();
                 let hello = self.hello();
                 self.send(Up::Hello(hello));
                 Next::Go
             }
             Tidings::Lost(why) => {
                 self.link = None;
+                self.waiting.clear();
                 let now = self.now();
                 if std::mem::take(&mut self.welcomed) || self.last_lost != why {
                     tracing::warn!(node = %self.name(), "no session with the supervisor: {why}");
@@ -261,6 +267,10 @@ impl Keeper {
                     Next::Go
                 }
                 Some(Down::Command(command)) => self.obey(command).await,
+                Some(Down::ReadOutput(asked)) => {
+                    self.asked_for_output(asked);
+                    Next::Go
+                }
                 // A message of a later version: nothing we could do about it.
                 None => Next::Go,
             },
@@ -298,7 +308,13 @@ impl Keeper {
         self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
         self.swept_at = now;
         self.setup.host.sweep(self.lived);
-        self.tending.turn(&mut self.setup.host, now);
+        if let Some(usages) = self.tending.turn(&mut self.setup.host, now) {
+            self.publish();
+            if self.welcomed {
+                self.send(Up::Usages(usages));
+            }
+        }
+        self.answer_waiting();
         if self.setup.mandate.grace_is_over(now) {
             tracing::warn!(node = %self.name(), "no supervisor for too long: the node heals its own wards now");
             self.report_every = OWN_REPORTS;

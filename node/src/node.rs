@@ -213,6 +213,9 @@ impl NodeBuilder {
         for (of, name) in std::iter::once(("node", self.name.as_str())).chain(wards).chain(groups) {
             wire::check_name(of, name).map_err(NodeError::Misconfigured)?;
         }
+        for ward in &self.wards {
+            ward.check().map_err(NodeError::Misconfigured)?;
+        }
         Ok(())
     }
 

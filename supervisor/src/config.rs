@@ -125,6 +125,12 @@ pub struct WardEntry {
     /// Speaks sd_notify: ready when it says so.
     #[serde(default)]
     notify: bool,
+    probe: Option<ProbeEntry>,
+    /// By name, as `SIGINT`.
+    stop_signal: Option<String>,
+    #[serde(default)]
+    stop_to: StopTo,
+    output: Option<OutputEntry>,
     group: Option<String>,
     #[serde(default)]
     restart: RestartWord,
@@ -136,6 +142,46 @@ pub struct WardEntry {
     grace: Option<Duration>,
     #[serde(default)]
     manual_start: bool,
+}
+
+/// `probe` of a ward.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProbeEntry {
+    /// `http://host:port`.
+    address: String,
+    #[serde(default)]
+    service: String,
+    #[serde(default, deserialize_with = "duration")]
+    interval: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+}
+
+/// `output` of a ward.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct OutputEntry {
+    lines: usize,
+    bytes: usize,
+}
+
+impl Default for OutputEntry {
+    fn default() -> Self {
+        Self { lines: 1_000, bytes: 256 * 1_024 }
+    }
+}
+
+/// Output is kept in memory.
+const MOST_OUTPUT: OutputEntry = OutputEntry { lines: 1_000_000, bytes: 256 * 1_024 * 1_024 };
+
+/// Whom the stop signal goes to.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StopTo {
+    #[default]
+    Group,
+    Program,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -287,7 +333,7 @@ impl WardEntry {
     /// The ward.
     ///
     /// # Errors
-    /// One line if there is no program.
+    /// One line if there is no program, or what is said of it cannot be.
     pub fn ward(&self) -> Result<Ward, String> {
         let Some((path, args)) = self.command.split_first() else {
             return Err(format!("ward {}: command names no program", self.name));
@@ -302,6 +348,7 @@ impl WardEntry {
         if self.notify {
             program = program.notifies();
         }
+        let program = self.told(program).map_err(|what| format!("ward {}: {what}", self.name))?;
         let mut ward = Ward::process(self.name.as_str(), program).restart(match self.restart {
             RestartWord::Permanent => Restart::Permanent,
             RestartWord::Transient => Restart::Transient,
@@ -320,6 +367,35 @@ impl WardEntry {
             ward = ward.grace(grace);
         }
         Ok(if self.manual_start { ward.manual_start() } else { ward })
+    }
+}
+
+impl WardEntry {
+    /// How it is stopped, probed, and kept the output of.
+    fn told(&self, mut program: Program) -> Result<Program, String> {
+        let wrong = |error: wardkeep_proto::Error| error.what().to_owned();
+        if let Some(signal) = &self.stop_signal {
+            program = program.stop_signal(signal).map_err(wrong)?;
+        }
+        if matches!(self.stop_to, StopTo::Program) {
+            program = program.stops_its_children();
+        }
+        if let Some(OutputEntry { lines, bytes }) = self.output {
+            let OutputEntry { lines: most_lines, bytes: most_bytes } = MOST_OUTPUT;
+            if lines > most_lines || bytes > most_bytes {
+                return Err(format!(
+                    "output is kept in memory: {most_lines} lines, {most_bytes} bytes at most"
+                ));
+            }
+            program = program.keeps_output(lines, bytes);
+        }
+        if let Some(probe) = &self.probe {
+            program = program.probe(&probe.address, probe.service.as_str()).map_err(wrong)?;
+            let interval = probe.interval.unwrap_or(Duration::from_secs(1));
+            let timeout = probe.timeout.unwrap_or(Duration::from_millis(500));
+            program = program.probes_every(interval, timeout).map_err(wrong)?;
+        }
+        Ok(program)
     }
 }
 
@@ -416,6 +492,37 @@ mod tests {
         assert_eq!(file(one).unwrap().len(), 1);
         assert_eq!(file(&one.repeat(2)).unwrap_err(), "two nodes to launch are named a");
         assert!(file(&one.replace("\"a\"", "\"../a\"")).unwrap_err().contains("slash"));
+    }
+
+    #[test]
+    fn what_cannot_be_said_of_a_program_is_refused_in_one_line() {
+        let ward = |keys: &str| {
+            let text = format!("[[ward]]\nname = \"w\"\ncommand = [\"x\"]\n{keys}\n");
+            toml::from_str::<NodeFile>(&text).unwrap().ward[0].ward().map(drop)
+        };
+        for (keys, says) in [
+            ("stop_signal = \"SIGFOO\"", "ward w: \"SIGFOO\" is not a signal that ends a program, such as"),
+            ("stop_signal = \"SIGSTOP\"", "ward w: \"SIGSTOP\" is not a signal that ends"),
+            ("probe = { address = \"nowhere\" }", "nowhere"),
+            (
+                "probe = { address = \"http://h:1\", interval = \"0s\" }",
+                "ward w: interval and timeout of a probe",
+            ),
+            ("output = { lines = 9999999 }", "ward w: output is kept in memory: 1000000 lines"),
+        ] {
+            let error = ward(keys).unwrap_err();
+            assert!(error.contains(says) && error.lines().count() == 1, "{keys}: {error}");
+        }
+        for keys in [
+            "stop_signal = \"INT\"",
+            "stop_signal = \"SIGRTMIN\"",
+            "stop_to = \"program\"",
+            "output = { lines = 0 }",
+        ] {
+            assert_eq!(ward(keys).is_ok(), !keys.contains("RTMIN"), "{keys}");
+        }
+        let unknown = error("[[ward]]\nname = \"a\"\ncommand = [\"x\"]\nstop_to = \"progam\"\n");
+        assert_eq!(unknown, "f.toml:4: unknown variant `progam`; did you mean `program`?");
     }
 
     #[test]

@@ -62,6 +62,9 @@ impl Keeper {
                 self.welcomed = false;
                 drop(self.obey(command).await);
             }
+            Tidings::Down(v1::StewardMessage { kind: Some(Down::ReadOutput(asked)) }) => {
+                self.asked_for_output(asked);
+            }
             Tidings::Lost(_) => {
                 // A leaving node needs no other session.
                 self.stop_session.cancel();

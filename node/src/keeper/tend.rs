@@ -14,6 +14,7 @@ use nix::{
     unistd::{Pid, getpgrp, getpid},
 };
 use tokio::task::JoinSet;
+use wardkeep_proto::v1;
 
 use crate::{
     census::{Census, Orphans},
@@ -34,18 +35,20 @@ pub(super) struct Tending {
 }
 
 impl Tending {
-    /// To be called often; it seldom does anything, and never waits.
-    pub(super) fn turn(&mut self, host: &mut Host, now: Duration) {
+    /// To be called often; it seldom does anything, and never waits. Says what programs use when that
+    /// has been looked at.
+    pub(super) fn turn(&mut self, host: &mut Host, now: Duration) -> Option<v1::Usages> {
+        let mut usages = None;
         while let Some(look) = self.looks.try_join_next() {
             let Ok((census, took)) = look else { continue };
             self.next = now + LOOKS.max(took * SHARE);
-            host.measure(&census);
+            usages = Some(host.measure(&census)).filter(|usages| !usages.wards.is_empty());
             if inherits_orphans() {
                 self.reap(host, &census);
             }
         }
         if now < self.next || !self.looks.is_empty() {
-            return;
+            return usages;
         }
         self.next = now + LOOKS;
         host.guard().tend();
@@ -56,6 +59,7 @@ impl Tending {
                 (census, begun.elapsed())
             });
         }
+        usages
     }
 
     fn reap(&mut self, host: &Host, census: &Census) {

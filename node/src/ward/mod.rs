@@ -3,6 +3,8 @@
 
 pub(crate) mod guard;
 mod orphan;
+pub(crate) mod output;
+mod probe;
 mod process;
 mod program;
 mod sd_notify;
@@ -29,7 +31,7 @@ use wardkeep_steward::{Restart, WardSpec};
 pub use program::Program;
 pub(crate) use service::{Live, Route};
 
-use self::guard::Guard;
+use self::{guard::Guard, output::Tail};
 use crate::context::{Incarnation, WardContext};
 
 pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
@@ -100,7 +102,10 @@ impl Ward {
 
     /// An external program, in a process group of its own.
     pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
-        Self::new(name, Work::Process(Arc::new(program)))
+        let pulse_timeout = program.default_pulse_timeout();
+        let mut ward = Self::new(name, Work::Process(Arc::new(program)));
+        ward.spec.pulse_timeout = pulse_timeout;
+        ward
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
@@ -175,6 +180,16 @@ impl Ward {
         &self.spec.name
     }
 
+    /// What does not go together, in one line.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match &self.work {
+            Work::Process(program) => {
+                program.check(self.spec.pulse_timeout).map_err(|what| format!("ward {}: {what}", self.name()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn kind(&self) -> v1::WardKind {
         match self.work {
             Work::Service { .. } => v1::WardKind::Service,
@@ -237,6 +252,8 @@ pub(crate) struct Shared {
     pub(crate) leaked: Arc<AtomicU32>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) seat: Seat,
+    /// Process wards have one.
+    pub(crate) tail: Option<Arc<Tail>>,
 }
 
 /// Says which process group an incarnation's program leads, while it does.
@@ -270,15 +287,15 @@ pub(crate) async fn run(
     route: Arc<Route>,
     incarnation: Arc<Incarnation>,
     stop: StopSignal,
-    Shared { leaked, guard, seat }: Shared,
+    shared: Shared,
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
         Work::Service { factory, on_panic } => {
-            service::run(factory, on_panic, route, incarnation, stop, leaked, ready).await
+            service::run(factory, on_panic, route, incarnation, stop, shared.leaked, ready).await
         }
-        Work::Task(factory) => task::run(factory, incarnation, stop, leaked, ready).await,
-        Work::Process(program) => process::run(program, incarnation, stop, (guard, seat), ready).await,
+        Work::Task(factory) => task::run(factory, incarnation, stop, shared.leaked, ready).await,
+        Work::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
     }
 }
 

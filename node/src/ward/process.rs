@@ -1,34 +1,30 @@
 //! Process wards: an external program in a process group of its own. Stopping one sends the stop
-//! signal to the whole group, then SIGKILL. What it prints goes to the node's log, line by line.
+//! signal to the whole group, then SIGKILL.
 
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use nix::{sys::signal::Signal, unistd::Pid};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::Child,
-    time::timeout,
-};
+use tokio::{process::Child, time::timeout};
 use wardkeep_proto::v1;
 
 use super::{
-    Ended, Program, Seat, StopSignal,
+    Ended, Program, Shared, StopSignal,
     guard::{Group, Guard},
-    ordered_to_stop, sd_notify,
+    ordered_to_stop, output, sd_notify,
 };
 use crate::{context::Incarnation, error::NodeError};
 
 /// After SIGKILL the kernel ends a process at once, unless it hangs in the kernel itself.
 const REAP_PATIENCE: Duration = Duration::from_secs(2);
-/// A line of output longer than this is cut.
-const LONGEST_LINE: usize = 4_096;
+/// For what a program printed last. Who has left its group may hold its output open for ever.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(
     program: Arc<Program>,
     incarnation: Arc<Incarnation>,
     mut stop: StopSignal,
-    (guard, seat): (Arc<Guard>, Seat),
+    Shared { guard, seat, tail, .. }: Shared,
     ready: impl FnOnce() + Send,
 ) -> Ended {
     let cannot_start = |source| {
@@ -39,6 +35,7 @@ pub(super) async fn run(
         Ok(socket) => socket,
         Err(source) => return cannot_start(source),
     };
+    let tail = tail.unwrap_or_default();
     guard.mount();
     let mut command = program.command(Some(&socket));
     let (mut child, group) = match command.spawn().and_then(|child| grouped(child, &guard)) {
@@ -47,11 +44,18 @@ pub(super) async fn run(
     };
     let _seated = seat.take(group.id().as_raw());
     let output = futures_util::future::join(
-        log_lines(incarnation.clone(), "stdout", child.stdout.take()),
-        log_lines(incarnation.clone(), "stderr", child.stderr.take()),
+        output::read(child.stdout.take(), v1::OutputStream::Stdout, &incarnation, &tail),
+        output::read(child.stderr.take(), v1::OutputStream::Stderr, &incarnation, &tail),
     );
     let mut output = std::pin::pin!(output.map(drop).fuse());
     let (mut ready, mut listening) = (Some(ready), true);
+    let probed_ready = if program.probe.is_some() { ready.take() } else { None };
+    let probing = async {
+        if let Some(probe) = &program.probe {
+            probe.run(&incarnation, probed_ready).await;
+        }
+    };
+    let mut probing = std::pin::pin!(probing.fuse());
     if !program.notify
         && let Some(ready) = ready.take()
     {
@@ -62,17 +66,18 @@ pub(super) async fn run(
             status = child.wait() => {
                 // Grandchildren that outlived the leader go with it.
                 drop(group);
-                let _ = timeout(Duration::from_millis(200), &mut output).await;
+                let _ = timeout(LAST_WORDS, &mut output).await;
                 return ended(&program, status);
             }
             said = socket.next(), if listening => match said {
-                Ok(said) => heed(said, &incarnation, &mut ready),
+                Ok(said) => heed(said, &incarnation, &mut ready, program.probe.is_some()),
                 Err(error) => {
                     tracing::warn!(ward = %incarnation.ward, %error, "notifications can no longer be read");
                     listening = false;
                 }
             },
             () = &mut output => {}
+            () = &mut probing => {}
             grace = ordered_to_stop(&mut stop) => break grace,
         }
     };
@@ -87,7 +92,13 @@ fn grouped(child: Child, guard: &Arc<Guard>) -> io::Result<(Child, Group)> {
     Ok((child, guard.watch(Pid::from_raw(pid))))
 }
 
-fn heed(said: Vec<sd_notify::Message>, incarnation: &Incarnation, ready: &mut Option<impl FnOnce()>) {
+/// What it says of its health is not asked for where a probe does.
+fn heed(
+    said: Vec<sd_notify::Message>,
+    incarnation: &Incarnation,
+    ready: &mut Option<impl FnOnce()>,
+    probed: bool,
+) {
     use sd_notify::Message;
     for message in said {
         match message {
@@ -96,6 +107,7 @@ fn heed(said: Vec<sd_notify::Message>, incarnation: &Incarnation, ready: &mut Op
                     ready();
                 }
             }
+            Message::Pulse if probed => {}
             Message::Pulse => incarnation.heart.pulse(),
             Message::Status(text) => drop(incarnation.status.send_replace(text)),
             Message::Stopping => drop(incarnation.status.send_replace("stopping".to_owned())),
@@ -130,6 +142,7 @@ async fn stop_group(
     // The rest of the group, or all of it.
     group.signal(Signal::SIGKILL);
     if ended_well || timeout(REAP_PATIENCE, child.wait()).await.is_ok() {
+        let _ = timeout(LAST_WORDS, &mut output).await;
         return Ended::new(v1::ExitKind::Stopped);
     }
     let rest = async move {
@@ -151,36 +164,4 @@ fn ended(program: &Program, status: io::Result<ExitStatus>) -> Ended {
             Ended::new(v1::ExitKind::Failed).because(error.into())
         }
     }
-}
-
-async fn log_lines(
-    incarnation: Arc<Incarnation>,
-    stream: &'static str,
-    from: Option<impl AsyncRead + Unpin>,
-) {
-    let Some(from) = from else { return };
-    let mut reader = BufReader::with_capacity(LONGEST_LINE, from);
-    let mut line = Vec::with_capacity(256);
-    loop {
-        let Ok(available) = reader.fill_buf().await else { return };
-        if available.is_empty() {
-            if !line.is_empty() {
-                log_line(&incarnation, stream, &line);
-            }
-            return;
-        }
-        let end = available.iter().position(|b| *b == b'\n');
-        let take = end.unwrap_or(available.len());
-        line.extend_from_slice(&available[..take.min(LONGEST_LINE.saturating_sub(line.len()))]);
-        reader.consume(end.map_or(take, |end| end + 1));
-        if end.is_some() {
-            log_line(&incarnation, stream, &line);
-            line.clear();
-        }
-    }
-}
-
-fn log_line(incarnation: &Incarnation, stream: &'static str, line: &[u8]) {
-    tracing::info!(target: "ward", ward = %incarnation.ward, incarnation = incarnation.number, stream,
-        "{}", String::from_utf8_lossy(line));
 }

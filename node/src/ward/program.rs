@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 use wardkeep_proto::Error;
 
-use super::{orphan, sd_notify};
+use super::{orphan, output::OutputLimits, probe::Probe, sd_notify};
 use crate::error::NodeError;
 
 /// A program and how to run it.
@@ -25,6 +25,8 @@ pub struct Program {
     watchdog: Option<Duration>,
     pub(super) stop_signal: Signal,
     pub(super) stops_children: bool,
+    pub(crate) output: OutputLimits,
+    pub(super) probe: Option<Probe>,
 }
 
 const ENDS_NOTHING: [Signal; 6] =
@@ -54,6 +56,8 @@ impl Program {
             watchdog: None,
             stop_signal: Signal::SIGTERM,
             stops_children: false,
+            output: OutputLimits::default(),
+            probe: None,
         }
     }
 
@@ -117,6 +121,60 @@ impl Program {
         self
     }
 
+    /// How much of what it prints is kept for `wardkeep ward logs`: so many lines, and so many bytes, what
+    /// lines take beside their text included. By default 1,000 lines and 256 KiB.
+    #[must_use]
+    pub fn keeps_output(mut self, lines: usize, bytes: usize) -> Self {
+        self.output = OutputLimits { lines, bytes };
+        self
+    }
+
+    /// It serves gRPC health (`grpc.health.v1`) at this URI (`http://host:port`), for this service (empty: the
+    /// server as a whole). It is asked every second and has 500 ms to answer: it is ready at its first
+    /// SERVING, and each SERVING is a pulse; anything else is none. Its ward then has a pulse timeout, by
+    /// default three times what lies between two pulses.
+    ///
+    /// # Errors
+    /// The URI is none.
+    pub fn probe(mut self, uri: &str, service: impl Into<String>) -> Result<Self, Error> {
+        self.probe = Some(Probe::new(uri, service.into())?);
+        Ok(self)
+    }
+
+    /// How often the [probe](Self::probe) asks, and how long it waits for an answer.
+    ///
+    /// # Errors
+    /// [`NodeError::Misconfigured`] if either is 0, or there is no probe.
+    pub fn probes_every(mut self, interval: Duration, timeout: Duration) -> Result<Self, Error> {
+        let wrong = |why: &str| Error::from(NodeError::Misconfigured(why.to_owned()));
+        let Some(probe) = &mut self.probe else { return Err(wrong("there is no probe to have an interval")) };
+        if interval.is_zero() || timeout.is_zero() {
+            return Err(wrong("interval and timeout of a probe must be longer than nothing"));
+        }
+        (probe.interval, probe.timeout) = (interval, timeout);
+        Ok(self)
+    }
+
+    /// The pulse timeout it has unless told otherwise.
+    pub(super) fn default_pulse_timeout(&self) -> Option<Duration> {
+        self.probe.as_ref().map(|probe| probe.longest_pause().saturating_mul(3))
+    }
+
+    /// What does not go together.
+    pub(super) fn check(&self, pulse_timeout: Option<Duration>) -> Result<(), String> {
+        let Some(probe) = &self.probe else { return Ok(()) };
+        if self.notify {
+            return Err("it has a probe and notifies: one of them says when it is ready".to_owned());
+        }
+        let pause = probe.longest_pause();
+        match pulse_timeout {
+            Some(timeout) if timeout <= pause => Err(format!(
+                "pulse_timeout ({timeout:?}) must be longer than its probe's interval and timeout together ({pause:?})"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// As systemd does, tells the program how often it must pulse.
     pub(super) fn pulses_within(&mut self, timeout: Duration) {
         self.watchdog = Some(timeout);
@@ -127,7 +185,7 @@ impl Program {
         for key in NOT_INHERITED {
             command.env_remove(key);
         }
-        if let Some(timeout) = self.watchdog {
+        if let Some(timeout) = self.watchdog.filter(|_| self.probe.is_none()) {
             command.env("WATCHDOG_USEC", timeout.as_micros().to_string());
         }
         command.args(&self.args).envs(&self.env).stdin(Stdio::null());

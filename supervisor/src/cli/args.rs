@@ -291,9 +291,26 @@ pub enum WardCommand {
     Start(WardTarget),
     /// Stop a ward; it stays stopped
     Stop(WardTarget),
+    /// What a process ward's program has printed, as far as its node keeps it
+    #[command(after_help = "With -o name: the printed lines and nothing else.\n\nExamples:\n  \
+        wardkeep ward logs vacuum -n 20\n  wardkeep ward logs trigram/vacuum -f -o jsonl")]
+    Logs(LogsArgs),
     /// Stop a ward and start it anew
     #[command(after_help = "Example:\n  wardkeep ward restart trigram/search --reason 'clear its cache'")]
     Restart(WardTarget),
+}
+
+/// `ward logs`.
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// NODE/WARD, or WARD where only one node has it; prefixes will do
+    pub ward: String,
+    /// Go on with what is to come, over restarts, until Ctrl-C
+    #[arg(short = 'f', long)]
+    pub follow: bool,
+    /// At most so many of the lines already there, the newest
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
 }
 
 /// The ward to change.

@@ -32,9 +32,22 @@ pub(crate) fn length(millis: Option<u64>) -> String {
     }
 }
 
+/// A size: `512B`, `3.2MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{}{unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes}B"),
+    }
+}
+
 /// `1 node`, `2 nodes`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    let ending = if noun.ends_with('s') { "es" } else { "s" };
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}{ending}") }
 }
 
 /// As much of a UUIDv7 as tells two apart that were made in different milliseconds.
@@ -84,6 +97,11 @@ mod tests {
         assert_eq!(age(None, now), "-");
         assert_eq!([12, 3_250, 30_000].map(|ms| length(Some(ms))), ["12ms", "3.2s", "30s"]);
         assert_eq!(length(None), "-");
+        assert_eq!(
+            [12, 1_024, 5_400_000, u64::MAX].map(bytes),
+            ["12B", "1.0KiB", "5.1MiB", "17179869183.9GiB"]
+        );
+        assert_eq!([count(1, "process"), count(2, "process")], ["1 process", "2 processes"]);
         assert_eq!(short_id("0198f3a2-1b4c-7aaa-8bbb-cccccccccccc"), "0198f3a2-1b4c…");
     }
 }

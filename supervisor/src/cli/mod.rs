@@ -1,6 +1,6 @@
 //! The operator's command line. Results go to stdout and nothing else does; what went wrong is one
 //! line on stderr and an [`Exit`] code. Every wait ends: by its effect, by `--timeout`, or by Ctrl-C.
-//! (`events -f` alone waits for as long as it is let.)
+//! (`events -f` and `ward logs -f` alone wait for as long as they are let.)
 
 pub mod args;
 mod call;
@@ -15,6 +15,7 @@ mod explain;
 mod group;
 mod health;
 mod human;
+mod logs;
 mod node;
 mod out;
 mod reflect;
@@ -73,6 +74,7 @@ fn json_was_asked_for(args: impl Iterator<Item = String>) -> bool {
 pub async fn run(cli: Cli) -> Exit {
     let json = cli.global.output.is_json();
     let interrupted = match &cli.command {
+        Command::Ward(args::WardCommand::Logs(_)) => "interrupted",
         Command::Node(_) | Command::Ward(_) => "interrupted; a change already asked for may still happen",
         _ => "interrupted",
     };

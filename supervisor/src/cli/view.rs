@@ -70,6 +70,30 @@ pub(crate) struct WardView {
     pub(crate) start_timeout_ms: Option<u64>,
     pub(crate) grace_ms: Option<u64>,
     pub(crate) manual_start: bool,
+    pub(crate) usage: Option<UsageView>,
+}
+
+/// What a program uses.
+#[derive(Clone, Debug, Serialize)]
+/// The fields are those of wardkeep.v1.ProcessUsage.
+pub(crate) struct UsageView {
+    pub(crate) pid: u32,
+    pub(crate) processes: u32,
+    pub(crate) cpu_ms: Option<u64>,
+    pub(crate) resident_bytes: u64,
+    pub(crate) at: Option<String>,
+}
+
+/// A line that a program printed.
+#[derive(Clone, Debug, Serialize)]
+/// The fields are those of wardkeep.v1.OutputLine.
+pub(crate) struct LineView {
+    pub(crate) sequence: u64,
+    pub(crate) at: Option<String>,
+    pub(crate) incarnation: u64,
+    pub(crate) stream: String,
+    pub(crate) text: String,
+    pub(crate) cut: bool,
 }
 
 /// A group.
@@ -219,6 +243,32 @@ impl From<&v1::Ward> for WardView {
             start_timeout_ms: millis(spec.start_timeout),
             grace_ms: millis(spec.grace),
             manual_start: spec.manual_start,
+            usage: ward.usage.as_ref().map(UsageView::from),
+        }
+    }
+}
+
+impl From<&v1::ProcessUsage> for UsageView {
+    fn from(usage: &v1::ProcessUsage) -> Self {
+        Self {
+            pid: usage.pid,
+            processes: usage.processes,
+            cpu_ms: millis(usage.cpu),
+            resident_bytes: usage.resident_bytes,
+            at: rfc3339(usage.at),
+        }
+    }
+}
+
+impl From<&v1::OutputLine> for LineView {
+    fn from(line: &v1::OutputLine) -> Self {
+        Self {
+            sequence: line.sequence,
+            at: rfc3339(line.at),
+            incarnation: line.incarnation,
+            stream: lower(line.stream().as_str_name(), "OUTPUT_STREAM_"),
+            text: line.text.clone(),
+            cut: line.cut,
         }
     }
 }

@@ -9,8 +9,8 @@ use super::{
     confirm::confirm,
     connect::{Session, actor},
     exit::{Exit, Failure},
-    human::{age, length, state_cell, ward_state},
-    resolve,
+    human::{age, bytes, length, state_cell, ward_state},
+    logs, resolve,
     status::now,
     table::Table,
     view::{Document, WardView},
@@ -40,6 +40,7 @@ struct One {
 pub(crate) async fn run(session: &Session, command: &WardCommand) -> Result<Exit, Failure> {
     match command {
         WardCommand::Ls => ls(session).await,
+        WardCommand::Logs(args) => logs::run(session, args).await,
         WardCommand::Show { ward } => show(session, ward).await,
         WardCommand::Start(target) => alter(session, Action::Start, target).await,
         WardCommand::Stop(target) => alter(session, Action::Stop, target).await,
@@ -157,6 +158,12 @@ fn details(ward: &WardView, raw: &Ward, fleet: &Fleet) -> Table {
     table.row(["restarts".into(), format!("{} ({})", ward.restarts, ward.restart).into()]);
     table.row(["group".into(), (&ward.group).into()]);
     table.row(["work".into(), work.into()]);
+    if let Some(usage) = &ward.usage {
+        let cpu = length(usage.cpu_ms);
+        let size = bytes(usage.resident_bytes);
+        let count = super::human::count(usage.processes as usize, "process");
+        table.row(["uses".into(), format!("PID {}, {count}, CPU {cpu}, {size} resident", usage.pid).into()]);
+    }
     table.row(["limits".into(), limits.into()]);
     table.row(["services".into(), ward.services.join(" ").into()]);
     table.row(["last error".into(), ward.last_error_id.as_deref().unwrap_or("-").into()]);

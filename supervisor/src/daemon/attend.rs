@@ -140,6 +140,8 @@ fn bounded(mut kind: Up) -> Option<Up> {
         Up::WardChange(change) => tame::change(change),
         Up::CommandDone(done) => done.error.iter_mut().for_each(tame::error),
         Up::Errors(errors) => tame::errors(errors),
+        Up::Output(output) => tame::output(output),
+        Up::Usages(usages) => usages.wards.truncate(hello::WARDS),
         Up::Report(report) => {
             let columns = [
                 &report.slot,

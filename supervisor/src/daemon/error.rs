@@ -59,6 +59,16 @@ pub enum SupervisorError {
         /// The ward.
         ward: String,
     },
+    /// Only programs have output of their own.
+    #[error(
+        "{node}/{ward} is no process ward and has no output of its own: what it logs is in the log of node {node}"
+    )]
+    NoOutput {
+        /// The node.
+        node: String,
+        /// The ward.
+        ward: String,
+    },
     /// No error of this ID is kept.
     #[error(
         "no error with an ID that begins with {0} is kept; the latest of each kind are: see `wardkeep error ls`"
@@ -120,6 +130,7 @@ impl Kind for SupervisorError {
             Self::Full { .. } => "FULL",
             Self::NoSuchNode(_) => "NO_SUCH_NODE",
             Self::NoSuchWard { .. } => "NO_SUCH_WARD",
+            Self::NoOutput { .. } => "NO_OUTPUT",
             Self::NoSuchError(_) => "NO_SUCH_ERROR",
             Self::WhichError { .. } => "WHICH_ERROR",
             Self::NotAttending(_) => "NOT_ATTENDING",
@@ -135,7 +146,9 @@ impl Kind for SupervisorError {
         match self {
             Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => Code::NotFound,
             Self::WhichError { .. } => Code::InvalidArgument,
-            Self::NotAttending(_) | Self::DataDirInUse { .. } => Code::FailedPrecondition,
+            Self::NotAttending(_) | Self::NoOutput { .. } | Self::DataDirInUse { .. } => {
+                Code::FailedPrecondition
+            }
             Self::Full { .. } => Code::ResourceExhausted,
             Self::NameTaken { .. } => Code::AlreadyExists,
             Self::Protocol(_) => Code::InvalidArgument,
@@ -150,6 +163,7 @@ impl Kind for SupervisorError {
     fn user_message(&self) -> String {
         match self {
             Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => "That does not exist.",
+            Self::NoOutput { .. } => "That has no output of its own.",
             Self::WhichError { .. } => "That is not one thing only.",
             Self::NotAttending(_) => "That node cannot be reached at the moment.",
             Self::NameTaken { .. } => "That name is taken.",

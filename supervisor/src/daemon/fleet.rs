@@ -34,6 +34,7 @@ use super::{
     error_store::{ErrorStore, Found},
     history::{History, Intent, Intents, Lane, REMEMBERED, State, recall},
     launcher,
+    output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
     wish::Wish,
 };
@@ -101,6 +102,10 @@ pub(super) enum Msg {
         id: String,
         answer: oneshot::Sender<Found>,
     },
+    ReadOutput {
+        wanted: Wanted,
+        answer: oneshot::Sender<Answer>,
+    },
     Shutdown,
 }
 
@@ -138,6 +143,7 @@ pub(super) struct Fleet {
     pub(super) resuming: Option<Intent>,
     pub(super) chronicle: Chronicle,
     errors: ErrorStore,
+    pub(super) questions: Questions,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
     pub(super) launcher: mpsc::Sender<launcher::Order>,
@@ -172,6 +178,7 @@ impl Fleet {
             resuming: None,
             chronicle: Chronicle::new(history, followers, intents, state.holds, state.last_sequence, kept),
             errors: ErrorStore::default(),
+            questions: Questions::default(),
             picture,
             view,
             launcher,
@@ -287,6 +294,7 @@ impl Fleet {
                 self.collect_own_errors();
                 let _ = answer.send(self.errors.find(&id));
             }
+            Msg::ReadOutput { wanted, answer } => self.ask_for_output(&wanted, answer),
             Msg::Shutdown => {}
         }
         self.tell_of_the_lost();
@@ -350,6 +358,7 @@ impl Fleet {
         let Some(record) = self.nodes.get_mut(name) else { return };
         let Some(old) = record.session.take() else { return };
         self.sessions.remove(&old.id);
+        self.questions.forget(old.id);
         if record.boot != boot {
             let error = taken(name, pid, boot);
             let error = error.at(super::NAME, "", 0);
@@ -403,6 +412,11 @@ impl Fleet {
                 self.step(Event::NodeDetached { node: name, goodbye: true });
             }
             Up::Errors(records) => self.errors.add(records),
+            Up::Output(output) => self.questions.answered(session, record.boot, output),
+            Up::Usages(usages) => {
+                record.measured(usages);
+                self.reported = true;
+            }
             Up::Hello(_) => self.expel(&name, "a second Hello".to_owned()),
         }
     }
@@ -428,6 +442,7 @@ impl Fleet {
     pub(super) fn end_session(&mut self, name: &Arc<str>) -> Option<Session> {
         let session = self.nodes.get_mut(name)?.session.take()?;
         self.sessions.remove(&session.id);
+        self.questions.forget(session.id);
         self.state_changed = true;
         Some(session)
     }

@@ -18,6 +18,7 @@ mod hello;
 mod history;
 mod launcher;
 mod operator;
+mod output;
 mod pidfile;
 mod record;
 mod resume;

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{Stream, stream};
 use tokio::{
     sync::{
+        Semaphore,
         broadcast::{self, error::RecvError},
         mpsc, oneshot, watch,
     },
@@ -24,6 +25,7 @@ use super::{
     error_store::Found,
     fleet::Msg,
     history::{Filter, Reader},
+    output::{self, READERS},
     tame,
     wish::Wish,
 };
@@ -38,6 +40,8 @@ pub(super) struct Api {
     fleet: mpsc::Sender<Msg>,
     picture: watch::Receiver<Arc<v1::Fleet>>,
     past: Past,
+    /// Of those who read output.
+    seats: Arc<Semaphore>,
 }
 
 /// What happened, and what is to come.
@@ -53,7 +57,7 @@ impl Api {
         picture: watch::Receiver<Arc<v1::Fleet>>,
         past: Past,
     ) -> Self {
-        Self { fleet, picture, past }
+        Self { fleet, picture, past, seats: Arc::new(Semaphore::new(READERS)) }
     }
 
     async fn wish(&self, wish: Wish, reason: &str, actor: &str) -> Result<(), Error> {
@@ -272,6 +276,25 @@ impl Operator for Api {
         };
         let filter = self.filter(request);
         Ok(Response::new(Box::pin(Story::new(self.past.reader.clone(), filter, future).stream())))
+    }
+
+    type WatchOutputStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::WardOutput, Status>> + Send>>;
+
+    async fn watch_output(
+        &self,
+        request: Request<v1::WatchOutputRequest>,
+    ) -> Result<Response<Self::WatchOutputStream>, Status> {
+        let mut request = request.into_inner();
+        tame::sentence(&mut request.node);
+        tame::sentence(&mut request.ward);
+        let full = |_| Error::from(SupervisorError::Full { what: "readers of output", most: READERS });
+        let seat = self.seats.clone().try_acquire_owned().map_err(full)?;
+        let reader = output::Reader::new(self.fleet.clone(), request, seat);
+        let stream = stream::try_unfold(reader, async |mut reader| {
+            let next = reader.next().await.map_err(Status::from)?;
+            Ok(next.map(|output| (output, reader)))
+        });
+        Ok(Response::new(Box::pin(stream)))
     }
 }
 

@@ -117,6 +117,15 @@ impl NodeRecord {
         }
     }
 
+    /// Takes over what programs use.
+    pub(super) fn measured(&mut self, usages: v1::Usages) {
+        for measured in usages.wards {
+            if let Some(ward) = self.wards.get_mut(measured.slot as usize) {
+                ward.usage = measured.usage;
+            }
+        }
+    }
+
     /// Takes over a change that the node told.
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
         let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
@@ -125,6 +134,9 @@ impl NodeRecord {
             && let Some(sign) = self.signs.get_mut(change.slot as usize)
         {
             *sign = Sign::default();
+        }
+        if matches!(change.state(), v1::WardState::Starting | v1::WardState::Stopped) {
+            ward.usage = None;
         }
         if change.state() == v1::WardState::Starting {
             ward.started_at = change.at;

@@ -12,6 +12,9 @@ const ID: usize = 128;
 const ERROR: usize = 8 * 1024;
 /// Errors told at once.
 const ERRORS: usize = 256;
+/// Lines of output told at once, and bytes of one.
+const LINES: usize = 1_000;
+const LINE: usize = 4_096;
 /// Events of a node's own history.
 const HISTORY: usize = 256;
 
@@ -70,6 +73,13 @@ pub(super) fn errors(told: &mut v1::ErrorRecords) {
     told.records.iter_mut().for_each(error);
     told.tallies.truncate(ERRORS);
     told.tallies.iter_mut().for_each(|tally| id(&mut tally.group_hash));
+}
+
+/// Bounds a page of output.
+pub(super) fn output(told: &mut v1::Output) {
+    told.lines.truncate(LINES);
+    told.lines.iter_mut().for_each(|line| cut(&mut line.text, LINE, ""));
+    told.error.iter_mut().for_each(error);
 }
 
 /// Bounds a change of a ward.

@@ -216,6 +216,15 @@ type Events = std::pin::Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>
 
 #[tonic::async_trait]
 impl Operator for Fake {
+    type WatchOutputStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::WardOutput, Status>> + Send>>;
+
+    async fn watch_output(
+        &self,
+        _: Request<v1::WatchOutputRequest>,
+    ) -> Result<Response<Self::WatchOutputStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     type WatchEventsStream = Events;
 
     async fn get_fleet(&self, _: Request<GetFleetRequest>) -> Result<Response<Fleet>, Status> {
