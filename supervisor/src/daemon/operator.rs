@@ -254,11 +254,13 @@ impl Operator for Api {
     async fn get_error(&self, request: Request<v1::GetErrorRequest>) -> Result<Response<v1::Error>, Status> {
         let id = request.into_inner().id;
         let found = self.ask(|answer| Msg::FindError { id: id.clone(), answer }).await?;
-        match found {
-            Found::One(error) => Ok(Response::new(v1::Error::clone(&error))),
-            Found::None => Err(Error::from(SupervisorError::NoSuchError(id)).into()),
-            Found::Many(many) => Err(Error::from(SupervisorError::WhichError { id, many }).into()),
-        }
+        let nothing = match found {
+            Found::One(error) => return Ok(Response::new(v1::Error::clone(&error))),
+            Found::None => SupervisorError::NoSuchError(id),
+            Found::Many(many) => SupervisorError::WhichError { id, many },
+        };
+        // An error that has its place is not written down: looking for errors must not make them.
+        Err(Error::from(nothing).at(super::NAME, "", 0).into())
     }
 
     type WatchEventsStream = std::pin::Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
