@@ -57,8 +57,8 @@ fn group(page: &mut String, report: &Report) -> std::fmt::Result {
     if machine.load_before > machine.cores as f32 {
         writeln!(
             page,
-            "\nThe machine was busy with other work: figures for single calls hold (medians of rounds), rates that need a \
-            whole core are lower than on a calm machine."
+            "\nThe machine was busy with other work: times are longer and rates lower than on a calm one, and they differ \
+            more from run to run than the brackets say."
         )?;
     }
     writeln!(page, "\n![{}](benchmarks/{}.svg)", report.tables[0].name, report.group)?;

@@ -42,11 +42,11 @@ fn bound(parts: &Table) -> String {
     let share = |row| format!("{:.0} %", parts.median(row, 0) / whole * 100.0);
     format!(
         "What bounds it: the unwinder. {} of making an error is the walk over its stack, which grows with the calls that \
-        led to it, up to the 32 that are kept; the ID's random bits are a call of the system ({}), the two hashes SHA-256 \
-        over a few hundred bytes ({} and {}). A walk along frame pointers would lift it, but Rust's own binaries are \
-        built without them.\n\n\
-        Reading debug information, to put names to the first stack that goes to a supervisor, takes tens of MiB, which \
-        are let go a minute after the last one; the flood's memory is measured from there.",
+        led to it, up to the 32 that are kept; the ID, whose random bits come from the system, is {}, the two hashes \
+        {} and {}. A walk along frame pointers may be cheaper, in programs that are built with them: not measured.\n\n\
+        Reading debug information, to put names to the first stack that goes to a supervisor, takes memory of its own \
+        (95 MiB for this program, once; a node lets it go after a minute without errors). The flood's memory is measured \
+        from there.",
         share(make::STACK),
         share(make::ID),
         share(make::GROUP),
