@@ -11,7 +11,7 @@ use crate::{
     ward::{Intent, Pending},
 };
 
-/// See the [module](self).
+/// What a steward before this one knew. See [`Steward::with_memory`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// When restarts of each group were decided, oldest first.

@@ -51,6 +51,8 @@ impl SqliteStore {
         let mut store = Self { db };
         store.migrate()?;
         if fresh {
+            // Out of the log and into the file: a file that has lost its log is not taken for a new one.
+            store.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
             tracing::info!(path = %path.display(), "a new history begins");
         }
         Ok(store)
@@ -419,7 +421,10 @@ mod tests {
     #[test]
     fn it_is_durable_and_marked_as_ours() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&dir.path().join("history.db")).unwrap();
+        let path = dir.path().join("history.db");
+        let store = SqliteStore::open(&path).unwrap();
+        let head = std::fs::read(&path).unwrap();
+        assert_eq!(&head[68..72], b"wdkp", "also while its log is elsewhere");
         let read = |name| pragma(&store.db, name).unwrap();
         assert_eq!(
             (read("synchronous"), read("application_id"), read("user_version")),
