@@ -43,7 +43,7 @@
 //!   connections are [set up](endpoint()) to survive any number of cancelled calls.
 //!
 //! Errors reach callers as `tonic::Status` with their details;
-//! `wardkeep_proto::Error::from_status` reads them.
+//! `wardkeep_proto::Error::from_status` reads them. [`WellFormed`] does the same for a channel of one's own.
 #![forbid(unsafe_code)]
 
 mod attempt;
