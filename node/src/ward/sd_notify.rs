@@ -1,10 +1,17 @@
 //! systemd's notification protocol (sd_notify(3)), the receiving side: one datagram socket per
 //! incarnation, so that programs written for systemd's watchdog need no change.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use tempfile::TempDir;
-use tokio::net::UnixDatagram;
+use tokio::{
+    net::UnixDatagram,
+    time::{Instant, sleep_until},
+};
+
+/// Datagrams heard in a turn; a program that says more waits.
+const MOST_A_TURN: u32 = 200;
+const TURN: Duration = Duration::from_millis(100);
 
 /// What a program said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +31,8 @@ pub(super) struct Socket {
     socket: UnixDatagram,
     folder: TempDir,
     buffer: Box<[u8; 4096]>,
+    turn_ends: Instant,
+    heard: u32,
 }
 
 impl Socket {
@@ -34,7 +43,7 @@ impl Socket {
     pub(super) fn open() -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix("wardkeep-").tempdir()?;
         let socket = UnixDatagram::bind(folder.path().join("notify"))?;
-        Ok(Self { socket, folder, buffer: Box::new([0; 4096]) })
+        Ok(Self { socket, folder, buffer: Box::new([0; 4096]), turn_ends: Instant::now(), heard: 0 })
     }
 
     /// For the program's `NOTIFY_SOCKET`.
@@ -42,9 +51,16 @@ impl Socket {
         Path::new(self.folder.path()).join("notify")
     }
 
-    /// The next datagram's messages. Fields we do not know are passed over, as systemd does.
+    /// The next datagram's messages. Fields we do not know are passed over, as systemd does. Cancel safe.
     pub(super) async fn next(&mut self) -> io::Result<Vec<Message>> {
+        if self.heard >= MOST_A_TURN {
+            sleep_until(self.turn_ends).await;
+        }
+        if Instant::now() >= self.turn_ends {
+            (self.turn_ends, self.heard) = (Instant::now() + TURN, 0);
+        }
         let n = self.socket.recv(&mut self.buffer[..]).await?;
+        self.heard += 1;
         Ok(parse(&String::from_utf8_lossy(&self.buffer[..n])))
     }
 }
@@ -65,6 +81,19 @@ fn parse(datagram: &str) -> Vec<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_talks_without_end_is_heard_at_a_bounded_pace() {
+        let mut socket = Socket::open().unwrap();
+        let program = UnixDatagram::unbound().unwrap();
+        let begun = Instant::now();
+        // However slow the machine, no more than so many fit into a turn.
+        for _ in 0..=3 * MOST_A_TURN {
+            program.send_to(b"WATCHDOG=1", socket.path()).await.unwrap();
+            assert_eq!(socket.next().await.unwrap(), [Message::Pulse]);
+        }
+        assert!(begun.elapsed() >= TURN * 3, "{:?}", begun.elapsed());
+    }
 
     #[test]
     fn known_fields_are_read_and_unknown_ones_passed_over() {
