@@ -165,6 +165,12 @@ impl Post {
         let (read, pipe) = io::pipe()?;
         // Nothing here may wait for the guard. Both ends are closed where a program is executed.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let mut unwritten = Vec::new();
+        for group in groups {
+            let _ = writeln!(unwritten, "+ {group}");
+        }
+        // Before there is a reader, so that it knows them even if this process is killed at once.
+        write(&pipe, &mut unwritten)?;
         let shell = Command::new(SHELL)
             .args(["-c", SCRIPT, "wardkeep-guard"])
             .env_clear()
@@ -174,27 +180,25 @@ impl Post {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let mut unwritten = Vec::new();
-        for group in groups {
-            let _ = writeln!(unwritten, "+ {group}");
-        }
-        let mut post = Self { shell, pipe, unwritten };
-        post.flush()?;
-        Ok(post)
+        Ok(Self { shell, pipe, unwritten })
     }
 
-    /// Writes as much as the pipe takes. An error: nobody reads it any more.
     fn flush(&mut self) -> io::Result<()> {
-        while !self.unwritten.is_empty() {
-            match self.pipe.write(&self.unwritten) {
-                Ok(written) => drop(self.unwritten.drain(..written)),
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        write(&self.pipe, &mut self.unwritten)
     }
+}
+
+/// Writes as much as the pipe takes. An error: nobody reads it any more.
+fn write(mut pipe: &PipeWriter, text: &mut Vec<u8>) -> io::Result<()> {
+    while !text.is_empty() {
+        match pipe.write(text) {
+            Ok(written) => drop(text.drain(..written)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 impl Group {
