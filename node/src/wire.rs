@@ -19,17 +19,29 @@ pub fn ward_spec(spec: &v1::WardSpec) -> steward::WardSpec {
     steward::WardSpec {
         name: spec.name.as_str().into(),
         group: (!spec.group.is_empty()).then(|| spec.group.as_str().into()),
-        restart: match spec.restart() {
-            v1::Restart::Transient => steward::Restart::Transient,
-            v1::Restart::Temporary => steward::Restart::Temporary,
-            v1::Restart::Permanent | v1::Restart::Unspecified => steward::Restart::Permanent,
-        },
+        restart: restart(spec.restart()),
         stall_timeout: to_duration(spec.stall_timeout),
         pulse_timeout: to_duration(spec.pulse_timeout),
         start_timeout: to_duration(spec.start_timeout),
         grace: to_duration(spec.grace).unwrap_or(Duration::from_secs(5)),
         manual_start: spec.manual_start,
-        ..steward::WardSpec::new(spec.name.as_str())
+        significant: spec.significant,
+    }
+}
+
+fn restart(restart: v1::Restart) -> steward::Restart {
+    match restart {
+        v1::Restart::Transient => steward::Restart::Transient,
+        v1::Restart::Temporary => steward::Restart::Temporary,
+        v1::Restart::Permanent | v1::Restart::Unspecified => steward::Restart::Permanent,
+    }
+}
+
+fn restart_message(restart: steward::Restart) -> v1::Restart {
+    match restart {
+        steward::Restart::Permanent => v1::Restart::Permanent,
+        steward::Restart::Transient => v1::Restart::Transient,
+        steward::Restart::Temporary => v1::Restart::Temporary,
     }
 }
 
@@ -39,18 +51,14 @@ pub fn ward_spec_message(spec: &steward::WardSpec, kind: v1::WardKind, services:
         name: spec.name.to_string(),
         kind: kind.into(),
         group: spec.group.as_deref().unwrap_or_default().to_owned(),
-        restart: match spec.restart {
-            steward::Restart::Permanent => v1::Restart::Permanent,
-            steward::Restart::Transient => v1::Restart::Transient,
-            steward::Restart::Temporary => v1::Restart::Temporary,
-        }
-        .into(),
+        restart: restart_message(spec.restart).into(),
         stall_timeout: spec.stall_timeout.map(duration),
         pulse_timeout: spec.pulse_timeout.map(duration),
         start_timeout: spec.start_timeout.map(duration),
         grace: Some(duration(spec.grace)),
         services: services.to_vec(),
         manual_start: spec.manual_start,
+        significant: spec.significant,
     }
 }
 
@@ -69,6 +77,14 @@ pub fn group_spec(spec: &v1::GroupSpec) -> steward::GroupSpec {
             first: to_duration(spec.backoff_first).unwrap_or(default.backoff.first),
             max: to_duration(spec.backoff_max).unwrap_or(default.backoff.max),
             reset: to_duration(spec.backoff_reset).unwrap_or(default.backoff.reset),
+        },
+        parent: (!spec.parent.is_empty()).then(|| spec.parent.as_str().into()),
+        restart: restart(spec.restart()),
+        significant: spec.significant,
+        auto_shutdown: match spec.auto_shutdown() {
+            v1::AutoShutdown::AnySignificant => steward::AutoShutdown::AnySignificant,
+            v1::AutoShutdown::AllSignificant => steward::AutoShutdown::AllSignificant,
+            v1::AutoShutdown::Never | v1::AutoShutdown::Unspecified => steward::AutoShutdown::Never,
         },
         ..default
     }
@@ -89,6 +105,15 @@ pub fn group_spec_message(spec: &steward::GroupSpec) -> v1::GroupSpec {
         backoff_first: Some(duration(spec.backoff.first)),
         backoff_max: Some(duration(spec.backoff.max)),
         backoff_reset: Some(duration(spec.backoff.reset)),
+        parent: spec.parent.as_deref().unwrap_or_default().to_owned(),
+        restart: restart_message(spec.restart).into(),
+        significant: spec.significant,
+        auto_shutdown: match spec.auto_shutdown {
+            steward::AutoShutdown::Never => v1::AutoShutdown::Never,
+            steward::AutoShutdown::AnySignificant => v1::AutoShutdown::AnySignificant,
+            steward::AutoShutdown::AllSignificant => v1::AutoShutdown::AllSignificant,
+        }
+        .into(),
     }
 }
 

@@ -63,4 +63,5 @@ pub use life::REPEAT_AFTER;
 pub use memory::{Memory, Rest, Resume, WardMemory};
 pub use node::{FORGET_AFTER, GOODBYE_PATIENCE};
 pub use plan::START_PATIENCE;
+pub use tree::MAX_DEPTH;
 pub use types::*;

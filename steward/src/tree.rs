@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// No group is deeper than this below the outermost one.
-const MAX_DEPTH: usize = 16;
+pub const MAX_DEPTH: usize = 16;
 
 /// A member of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::{
 use humantime::format_duration;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward, wire};
-use wardkeep_steward::Config;
+use wardkeep_steward::{AutoShutdown, Config, MAX_DEPTH};
 
 use crate::daemon::{HISTORY_AGE, HISTORY_BYTES, Launch};
 
@@ -99,6 +99,15 @@ pub struct GroupEntry {
     backoff_max: Option<Duration>,
     #[serde(default, deserialize_with = "duration")]
     backoff_reset: Option<Duration>,
+    /// The group it is a member of.
+    parent: Option<String>,
+    /// What follows its end, if it has a parent.
+    #[serde(default)]
+    restart: RestartWord,
+    #[serde(default)]
+    significant: bool,
+    #[serde(default)]
+    auto_shutdown: AutoShutdownWord,
 }
 
 /// `[[node]]` of a supervisor.
@@ -142,6 +151,9 @@ pub struct WardEntry {
     grace: Option<Duration>,
     #[serde(default)]
     manual_start: bool,
+    /// Its end counts for its group's auto_shutdown.
+    #[serde(default)]
+    significant: bool,
 }
 
 /// `probe` of a ward.
@@ -194,6 +206,15 @@ enum StrategyWord {
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AutoShutdownWord {
+    #[default]
+    Never,
+    AnySignificant,
+    AllSignificant,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum RestartWord {
     #[default]
@@ -264,9 +285,58 @@ impl GroupEntry {
                 max: self.backoff_max.unwrap_or(default.backoff.max),
                 reset: self.backoff_reset.unwrap_or(default.backoff.reset),
             },
+            parent: self.parent.as_deref().map(Into::into),
+            restart: self.restart.restart(),
+            significant: self.significant,
+            auto_shutdown: match self.auto_shutdown {
+                AutoShutdownWord::Never => AutoShutdown::Never,
+                AutoShutdownWord::AnySignificant => AutoShutdown::AnySignificant,
+                AutoShutdownWord::AllSignificant => AutoShutdown::AllSignificant,
+            },
             ..default
         }
     }
+}
+
+impl RestartWord {
+    fn restart(self) -> Restart {
+        match self {
+            Self::Permanent => Restart::Permanent,
+            Self::Transient => Restart::Transient,
+            Self::Temporary => Restart::Temporary,
+        }
+    }
+}
+
+/// What follows if a permanent member is called significant: nothing, since it never ends for good.
+const NOT_SIGNIFICANT: &str =
+    "is permanent, so it cannot be significant: give it restart = \"transient\" or \"temporary\"";
+
+/// The groups of a file.
+///
+/// # Errors
+/// One line if they do not make trees, or one of them cannot be significant.
+pub fn groups(entries: &[GroupEntry]) -> Result<Vec<GroupSpec>, String> {
+    let parent = |name: &str| entries.iter().find(|entry| entry.name == name)?.parent.as_deref();
+    let mut names = BTreeSet::new();
+    for GroupEntry { name, restart, significant, .. } in entries {
+        if !names.insert(name) {
+            return Err(format!("two groups are named {name}"));
+        }
+        if *significant && *restart == RestartWord::Permanent {
+            return Err(format!("group {name} {NOT_SIGNIFICANT}"));
+        }
+        let above = std::iter::successors(parent(name), |&above| parent(above));
+        for (depth, above) in above.enumerate() {
+            if above == name {
+                return Err(format!("group {name} is in itself: its parents lead back to it"));
+            }
+            if depth + 1 >= MAX_DEPTH {
+                return Err(format!("group {name} lies more than {MAX_DEPTH} groups deep"));
+            }
+        }
+    }
+    Ok(entries.iter().map(GroupEntry::spec).collect())
 }
 
 impl SupervisorFile {
@@ -349,11 +419,13 @@ impl WardEntry {
             program = program.notifies();
         }
         let program = self.told(program).map_err(|what| format!("ward {}: {what}", self.name))?;
-        let mut ward = Ward::process(self.name.as_str(), program).restart(match self.restart {
-            RestartWord::Permanent => Restart::Permanent,
-            RestartWord::Transient => Restart::Transient,
-            RestartWord::Temporary => Restart::Temporary,
-        });
+        let mut ward = Ward::process(self.name.as_str(), program).restart(self.restart.restart());
+        if self.significant {
+            if self.restart == RestartWord::Permanent {
+                return Err(format!("ward {} {NOT_SIGNIFICANT}", self.name));
+            }
+            ward = ward.significant();
+        }
         if let Some(group) = &self.group {
             ward = ward.group(group.as_str());
         }

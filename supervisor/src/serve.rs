@@ -90,8 +90,8 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
     }
     let (max_age, max_bytes) = file.history.retention().map_err(ServeError::Usage)?;
     builder = builder.history(max_age, max_bytes);
-    for group in &file.group {
-        builder = builder.group(group.spec());
+    for group in config::groups(&file.group).map_err(ServeError::Usage)? {
+        builder = builder.group(group);
     }
     for launch in file.launches().map_err(ServeError::Usage)? {
         builder = builder.launch(launch);
@@ -136,8 +136,8 @@ pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError>
     for (key, value) in file.labels {
         builder = builder.label(key, value);
     }
-    for group in &file.group {
-        builder = builder.group(group.spec());
+    for group in config::groups(&file.group).map_err(ServeError::Usage)? {
+        builder = builder.group(group);
     }
     for ward in &file.ward {
         builder = builder.ward(ward.ward().map_err(ServeError::Usage)?);

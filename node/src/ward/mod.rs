@@ -159,6 +159,13 @@ impl Ward {
         self
     }
 
+    /// Its end counts for the automatic shutdown of its group. For transient and temporary wards.
+    #[must_use]
+    pub fn significant(mut self) -> Self {
+        self.spec.significant = true;
+        self
+    }
+
     /// It does not start with its node but when an operator starts it.
     #[must_use]
     pub fn manual_start(mut self) -> Self {

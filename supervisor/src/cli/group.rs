@@ -88,6 +88,16 @@ fn details(group: &GroupView) -> Table {
     table.row(["restarts".into(), recent(group).into()]);
     table.row(["backoff".into(), backoff.into()]);
     table.row(["quiet after".into(), length(group.backoff_reset_ms).into()]);
+    if let Some(parent) = &group.parent {
+        let significant = if group.significant { ", significant" } else { "" };
+        table.row(["in".into(), format!("{parent} ({}{significant})", group.restart).into()]);
+    }
+    if group.auto_shutdown.ends_with("significant") {
+        table.row([
+            "shuts down".into(),
+            format!("when {} members have ended", group.auto_shutdown.replace('_', " ")).into(),
+        ]);
+    }
     for (i, member) in group.members.iter().enumerate() {
         table.row([if i == 0 { "members" } else { "" }.into(), member.into()]);
     }

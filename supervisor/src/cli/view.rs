@@ -110,6 +110,10 @@ pub(crate) struct GroupView {
     pub(crate) backoff_first_ms: Option<u64>,
     pub(crate) backoff_max_ms: Option<u64>,
     pub(crate) backoff_reset_ms: Option<u64>,
+    pub(crate) parent: Option<String>,
+    pub(crate) restart: String,
+    pub(crate) significant: bool,
+    pub(crate) auto_shutdown: String,
 }
 
 /// The supervisor itself.
@@ -285,7 +289,7 @@ impl From<&v1::Group> for GroupView {
         let spec = group.spec.clone().unwrap_or_default();
         Self {
             strategy: lower(spec.strategy().as_str_name(), "STRATEGY_"),
-            name: spec.name,
+            name: spec.name.clone(),
             intensity: spec.intensity,
             period_ms: millis(spec.period),
             recent_restarts: group.recent_restarts,
@@ -294,6 +298,10 @@ impl From<&v1::Group> for GroupView {
             backoff_first_ms: millis(spec.backoff_first),
             backoff_max_ms: millis(spec.backoff_max),
             backoff_reset_ms: millis(spec.backoff_reset),
+            restart: lower(spec.restart().as_str_name(), "RESTART_"),
+            significant: spec.significant,
+            auto_shutdown: lower(spec.auto_shutdown().as_str_name(), "AUTO_SHUTDOWN_"),
+            parent: Some(spec.parent).filter(|parent| !parent.is_empty()),
         }
     }
 }

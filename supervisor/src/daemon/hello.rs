@@ -39,6 +39,9 @@ pub(super) fn check(hello: &v1::Hello) -> Result<Uuid, String> {
         }
     }
     for group in &hello.groups {
+        if !group.parent.is_empty() {
+            name("group", &group.parent)?;
+        }
         // The wards that name no group are in one named after their node.
         let own = group.name.strip_suffix('/').is_some_and(|own| own == info.name);
         if !own {
@@ -129,6 +132,10 @@ mod tests {
         assert_eq!(named("a/b".into()), "the name \"a/b\" of a node has a slash or control characters in it");
         assert_eq!(wrong(|h| h.wards[1] = h.wards[0].clone()), "two of its wards are named a");
         assert_eq!(wrong(|h| h.wards[1].spec = None), "one of its wards has no spec");
+        assert_eq!(
+            wrong(|h| h.groups[0].parent = "a\u{1b}b".into()),
+            "the name \"a\\u{1b}b\" of a group has a slash or control characters in it"
+        );
         assert_eq!(
             wrong(|h| h.groups[0].name = "other/".into()),
             "the name \"other/\" of a group has a slash or control characters in it"
