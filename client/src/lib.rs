@@ -49,6 +49,7 @@
 mod attempt;
 mod builder;
 mod channel;
+mod checked;
 mod decide;
 mod directory;
 mod error;
@@ -81,6 +82,7 @@ use tower::Service;
 
 pub use builder::ReplicatedBuilder;
 pub use channel::endpoint;
+pub use checked::Checked;
 pub use member::{Member, Offer, ResponseExt, Winner};
 pub use policy::Policy;
 pub use stats::StatsSnapshot;

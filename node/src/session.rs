@@ -11,6 +11,7 @@ use tonic::{
     Request,
     transport::{Channel, Endpoint},
 };
+use wardkeep_client::Checked;
 use wardkeep_proto::{
     Error,
     v1::{NodeMessage, StewardMessage, stewardship_client::StewardshipClient},
@@ -114,7 +115,7 @@ async fn listen(
     tidings: &mpsc::Sender<Tidings>,
     welcomed: &mut bool,
 ) -> String {
-    let mut client = StewardshipClient::new(channel);
+    let mut client = StewardshipClient::new(Checked(channel));
     let opening = client.attend(Request::new(ReceiverStream::new(queue)));
     let mut down = match timeout(PATIENCE, opening).await {
         Ok(Ok(response)) => response.into_inner(),

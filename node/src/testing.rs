@@ -241,8 +241,10 @@ impl TestNode {
 
 #[cfg(test)]
 mod tests {
+    use wardkeep_steward::{GroupSpec, Strategy};
+
     use super::*;
-    use crate::{Node, Ward};
+    use crate::{Node, NodeError, Ward};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -281,6 +283,32 @@ mod tests {
             node.until(|now| now.wards[0].state() == v1::WardState::Stopped).await;
             node.start_ward("idle").await;
             node.runs("idle", 3).await;
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_that_gives_up_is_restarted_by_the_group_it_is_in() {
+        let crashes_twice = Ward::task("crashes", |context| async move {
+            tokio::time::sleep(SECOND).await;
+            if context.incarnation() <= 2 {
+                return Err(NodeError::Cancelled.into());
+            }
+            context.cancelled().await;
+            Ok(())
+        });
+        let steady = Ward::task("steady", |context| async move {
+            context.cancelled().await;
+            Ok(())
+        });
+        let inner = GroupSpec { intensity: 1, parent: Some("outer".into()), ..GroupSpec::new("inner") };
+        let outer = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::new("outer") };
+        let node = Node::builder("test").group(outer).group(inner);
+        let node = node.ward(steady.group("outer")).ward(crashes_twice.group("inner"));
+        TestNode::run(node, async |node| {
+            node.runs("crashes", 3).await;
+            node.runs("steady", 2).await;
+            node.stays_so(60 * SECOND).await;
         })
         .await;
     }

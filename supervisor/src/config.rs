@@ -598,6 +598,25 @@ mod tests {
     }
 
     #[test]
+    fn groups_make_trees_or_are_refused_in_one_line() {
+        let read = |text: &str| groups(&toml::from_str::<NodeFile>(text).unwrap().group);
+        let group = |name: &str, keys: &str| format!("[[group]]\nname = \"{name}\"\n{keys}\n");
+        let inner = "parent = \"a\"\nrestart = \"transient\"\nsignificant = true";
+        let tree = group("a", "auto_shutdown = \"any_significant\"") + &group("b", inner);
+        let specs = read(&tree).unwrap();
+        assert_eq!((specs[1].parent.as_deref(), specs[1].significant), (Some("a"), true));
+        assert_eq!(specs[0].auto_shutdown, AutoShutdown::AnySignificant);
+
+        let circle = group("a", "parent = \"b\"") + &group("b", "parent = \"a\"");
+        assert_eq!(read(&circle).unwrap_err(), "group a is in itself: its parents lead back to it");
+        let deep: String =
+            (0..20).map(|n| group(&format!("g{n}"), &format!("parent = \"g{}\"", n + 1))).collect();
+        assert_eq!(read(&deep).unwrap_err(), "group g0 lies more than 16 groups deep");
+        assert!(read(&group("a", "significant = true")).unwrap_err().starts_with("group a is permanent"));
+        assert_eq!(read(&(group("a", "") + &group("a", ""))).unwrap_err(), "two groups are named a");
+    }
+
+    #[test]
     fn a_whole_file_is_read() {
         let text = "name = \"n\"\n[labels]\npath = \"x\"\n[[group]]\nname = \"g\"\nintensity = 3\nperiod = \"10s\"\n\
             [[ward]]\nname = \"w\"\ncommand = [\"sleep\", \"1\"]\ngroup = \"g\"\nrestart = \"transient\"\n";

@@ -7,6 +7,7 @@ use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint},
 };
+use wardkeep_client::Checked;
 use wardkeep_proto::{
     machine_name,
     v1::{Fleet, GetFleetRequest, operator_client::OperatorClient},
@@ -22,6 +23,9 @@ use super::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The server's own deadline passes first, so that what it says of it arrives.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// To a server.
+pub(crate) type Line = Checked<Channel>;
 
 /// What every command has at hand.
 #[derive(Clone, Debug)]
@@ -48,7 +52,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing answers there.
-    pub(crate) async fn operator(&self) -> Result<OperatorClient<Channel>, Failure> {
+    pub(crate) async fn operator(&self) -> Result<OperatorClient<Line>, Failure> {
         Ok(OperatorClient::new(self.channel(&self.supervisor).await?))
     }
 
@@ -56,7 +60,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing answers at the address.
-    pub(crate) async fn channel(&self, address: &str) -> Result<Channel, Failure> {
+    pub(crate) async fn channel(&self, address: &str) -> Result<Line, Failure> {
         let timeout = self.timeout.min(CONNECT_TIMEOUT);
         let endpoint = Endpoint::from_shared(address.to_owned())
             .map_err(|_| Failure::usage(format!("{address} is not an address: want http://HOST:PORT")))?
@@ -67,7 +71,7 @@ impl Session {
             .keep_alive_while_idle(true);
         // A listener that accepts and then says nothing must not hold us.
         match tokio::time::timeout(timeout + GRACE, endpoint.connect()).await {
-            Ok(connected) => connected.map_err(|e| Failure::unreachable(address, &e)),
+            Ok(connected) => connected.map(Checked).map_err(|e| Failure::unreachable(address, &e)),
             Err(_) => Err(Failure::new(
                 Exit::Unreachable,
                 format!(
@@ -116,7 +120,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing answers, or not in time.
-    pub(crate) async fn fleet(&self, operator: &mut OperatorClient<Channel>) -> Result<Fleet, Failure> {
+    pub(crate) async fn fleet(&self, operator: &mut OperatorClient<Line>) -> Result<Fleet, Failure> {
         let request = self.request(GetFleetRequest {});
         let mut fleet = self.answer(&self.supervisor, operator.get_fleet(request)).await?;
         fleet.nodes.sort_by(|a, b| name_of(a).cmp(name_of(b)));

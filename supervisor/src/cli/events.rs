@@ -2,12 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use tonic::{Request, transport::Channel};
+use tonic::Request;
 use wardkeep_proto::v1::{Event, WatchEventsRequest, operator_client::OperatorClient};
 
 use super::{
     args::{EventsArgs, Format, Since},
-    connect::Session,
+    connect::{Line, Session},
     exit::{Exit, Failure},
     human::short_id,
     out::Out,
@@ -74,7 +74,7 @@ pub(crate) async fn run(session: &Session, args: &EventsArgs) -> Result<Exit, Fa
 /// The supervisor cannot be asked.
 pub(crate) async fn last(
     session: &Session,
-    operator: &mut OperatorClient<Channel>,
+    operator: &mut OperatorClient<Line>,
     limit: u32,
 ) -> Result<Vec<Event>, Failure> {
     read(session, operator, WatchEventsRequest { limit, ..Default::default() }).await
@@ -86,7 +86,7 @@ pub(crate) async fn last(
 /// The supervisor cannot be asked.
 pub(crate) async fn read(
     session: &Session,
-    operator: &mut OperatorClient<Channel>,
+    operator: &mut OperatorClient<Line>,
     request: WatchEventsRequest,
 ) -> Result<Vec<Event>, Failure> {
     let request = session.request(request);
@@ -103,7 +103,7 @@ pub(crate) async fn read(
 
 async fn follow(
     session: &Session,
-    operator: &mut OperatorClient<Channel>,
+    operator: &mut OperatorClient<Line>,
     request: WatchEventsRequest,
 ) -> Result<Exit, Failure> {
     // No deadline goes with the request: it would end the stream.

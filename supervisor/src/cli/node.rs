@@ -1,7 +1,6 @@
 //! Nodes: list, show, restart in place, drain, undrain.
 
 use serde::Serialize;
-use tonic::transport::Channel;
 use wardkeep_proto::{
     duration,
     v1::{Fleet, Node, NodeOutcome, NodeRequest, operator_client::OperatorClient},
@@ -11,7 +10,7 @@ use super::{
     args::{Change, DrainLimit, Format, NodeCommand},
     change::{self, Deed, Made, Pace},
     confirm::confirm,
-    connect::{Session, actor, name_of},
+    connect::{Line, Session, actor, name_of},
     exit::{Exit, Failure},
     human::{age, count, node_state, short_id, state_cell},
     resolve,
@@ -234,7 +233,7 @@ fn describe(node: &Node, fleet: &Fleet) -> String {
 
 async fn send(
     session: &Session,
-    operator: &mut OperatorClient<Channel>,
+    operator: &mut OperatorClient<Line>,
     action: Action,
     request: NodeRequest,
 ) -> Result<NodeOutcome, Failure> {

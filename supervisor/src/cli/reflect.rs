@@ -6,14 +6,18 @@ use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, ServiceDescriptor};
 use prost_types::FileDescriptorProto;
-use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
+use tonic::{Code, Request, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, ServerReflectionResponse, server_reflection_request::MessageRequest,
     server_reflection_response::MessageResponse,
 };
 
-use super::{connect::Session, exit::Failure, resolve};
+use super::{
+    connect::{Line, Session},
+    exit::Failure,
+    resolve,
+};
 
 /// The two versions have the same messages.
 const V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -25,7 +29,7 @@ const MOST_FILES: usize = 1_000;
 pub(crate) struct Reflection<'a> {
     session: &'a Session,
     address: &'a str,
-    grpc: Grpc<Channel>,
+    grpc: Grpc<Line>,
     path: &'static str,
 }
 
