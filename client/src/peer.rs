@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use http::{HeaderMap, StatusCode, header, response};
 use wardkeep_proto::{
     Error,
-    context::{INCARNATION, NODE, WARD},
+    context::{self, INCARNATION, NODE, WARD},
     error::{Came, ERROR_ID_KEY, read_headers, write_headers},
 };
 
@@ -13,6 +13,11 @@ use crate::error::{AttemptError, chain};
 
 /// Keys that only the end of a reply may have. In a head they would be taken for those of its end.
 const OF_THE_END: [&str; 3] = [ERROR_ID_KEY, "grpc-message", "grpc-status-details-bin"];
+
+/// Whether the call is made on behalf of somebody else's.
+fn serving() -> bool {
+    context::current().is_some_and(|context| !context.hops.is_empty())
+}
 
 /// A server as its callers see it.
 #[derive(Debug)]
@@ -35,8 +40,9 @@ impl Peer {
                 error.of_stranger(&self.uri)
             }
             Came::Whole => return Some(error),
-            // What a server that is not one of our nodes says on purpose is meant for its callers.
-            Came::Adopted if !error.is_malformed() && !error.what().is_empty() => {
+            // What a server that is not one of our nodes says on purpose is meant for its callers. Not so for
+            // the callers of a ward that called it: who knows who they are.
+            Came::Adopted if !serving() && !error.is_malformed() && !error.what().is_empty() => {
                 let line = error.what().to_owned();
                 error.with_user_message(line)
             }

@@ -2,7 +2,8 @@
 //! takes tens of milliseconds the first time, which neither wards nor heartbeats may wait for.
 
 use std::{
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel},
     thread::{Builder, JoinHandle},
     time::Duration,
 };
@@ -37,7 +38,10 @@ impl Scribe {
             loop {
                 match inbox.recv_timeout(IDLE) {
                     Ok(mut message) => {
-                        name_all(&mut message, &mut symbols);
+                        // Names are a help; the records must get through.
+                        if catch_unwind(AssertUnwindSafe(|| name_all(&mut message, &mut symbols))).is_err() {
+                            symbols = None;
+                        }
                         if outbox.send(message).is_err() {
                             return;
                         }
@@ -54,12 +58,15 @@ impl Scribe {
 
     /// The next message to the supervisor. Never waits.
     pub(crate) fn next(&mut self, ledger: &Ledger) -> Option<v1::ErrorRecords> {
-        if let Ok(message) = self.done.try_recv() {
-            self.busy = false;
-            return Some(message);
-        }
-        if self.busy {
-            return None;
+        match self.done.try_recv() {
+            Ok(message) => {
+                self.busy = false;
+                return Some(message);
+            }
+            Err(TryRecvError::Empty) if self.busy => return None,
+            Err(TryRecvError::Empty) => {}
+            // The thread has died, of debug information it could not read: stacks go without names.
+            Err(TryRecvError::Disconnected) => (self.busy, self.work) = (false, None),
         }
         let message = ledger.take()?;
         let Some((work, _)) = &self.work else { return Some(message) };

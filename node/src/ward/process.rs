@@ -3,7 +3,7 @@
 
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::FusedFuture};
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{process::Child, time::timeout};
 use wardkeep_proto::v1;
@@ -66,7 +66,9 @@ pub(super) async fn run(
             status = child.wait() => {
                 // Grandchildren that outlived the leader go with it.
                 drop(group);
-                let _ = timeout(LAST_WORDS, &mut output).await;
+                if !output.is_terminated() {
+                    let _ = timeout(LAST_WORDS, &mut output).await;
+                }
                 return ended(&program, status);
             }
             said = socket.next(), if listening => match said {
@@ -120,7 +122,7 @@ async fn stop_group(
     mut child: Child,
     group: Group,
     grace: Duration,
-    mut output: impl Future<Output = ()> + Unpin,
+    mut output: impl FusedFuture<Output = ()> + Unpin,
 ) -> Ended {
     if program.stops_children {
         group.signal_leader(program.stop_signal);
@@ -130,11 +132,10 @@ async fn stop_group(
     let ended_well = {
         let patience = tokio::time::sleep(grace);
         let mut patience = std::pin::pin!(patience);
-        let mut drained = false;
         loop {
             tokio::select! {
                 _ = child.wait() => break true,
-                () = &mut output, if !drained => drained = true,
+                () = &mut output, if !output.is_terminated() => {}
                 () = &mut patience => break false,
             }
         }
@@ -142,7 +143,9 @@ async fn stop_group(
     // The rest of the group, or all of it.
     group.signal(Signal::SIGKILL);
     if ended_well || timeout(REAP_PATIENCE, child.wait()).await.is_ok() {
-        let _ = timeout(LAST_WORDS, &mut output).await;
+        if !output.is_terminated() {
+            let _ = timeout(LAST_WORDS, &mut output).await;
+        }
         return Ended::new(v1::ExitKind::Stopped);
     }
     let rest = async move {

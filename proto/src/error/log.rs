@@ -82,9 +82,20 @@ impl Error {
 /// Tells how many errors were kept out of the log by floods that are over. For whoever has a clock; a
 /// flood that goes on is told of anyway.
 pub fn tell_kept_back(now: Instant) {
-    for (group, kept_back) in book().settle(now) {
+    // The book is closed before anything is written.
+    let told = book().settle(now);
+    for (group, kept_back) in told {
         tell(&group, kept_back);
     }
+}
+
+/// Whether a line that is no error of its own is logged: as few of a kind as of errors of a group.
+pub(super) fn admits(kind: &str) -> bool {
+    let verdict = book().admit(kind, "", Instant::now());
+    if let Verdict::WholeAfter(kept_back) = verdict {
+        tell(kind, kept_back);
+    }
+    verdict != Verdict::KeepBack
 }
 
 fn tell(group: &str, kept_back: u64) {

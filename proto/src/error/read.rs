@@ -57,8 +57,11 @@ impl Error {
         record.transitory = told.transitory;
         record.retry_delay = told.retry_delay;
         error.rehash();
-        tracing::warn!(target: "wardkeep::error", peer, error.id = error.id(), their.id = %told.id,
-            their.kind = super::log::cut(&told.kind), "a stranger says: {}", super::log::cut(&told.what));
+        // Escaped and cut: a stranger wrote it. The error itself is logged by whoever makes use of it.
+        if super::log::admits(&format!("said by {peer}")) {
+            tracing::warn!(target: "wardkeep::error", peer, error.id = error.id(), their.id = ?short(&told.id),
+                their.kind = ?short(&told.kind), "a stranger says: {:?}", short(&told.what));
+        }
         error
     }
 
@@ -91,6 +94,12 @@ pub(super) fn read(status: &Status) -> (Error, Came) {
         Ok(Carried::Details(details)) => (adopt(status, details), Came::Adopted),
         Err(why) => (Error::garbled(status, &why), Came::Remade),
     }
+}
+
+/// As much as is worth a line.
+fn short(text: &str) -> &str {
+    let end = (0..=text.len().min(1_024)).rev().find(|i| text.is_char_boundary(*i));
+    &text[..end.unwrap_or(0)]
 }
 
 /// What a status brought along.

@@ -118,8 +118,11 @@ const CUTS: [Cut; 9] = [
     |e, _| shorten(&mut e.what, 1_024, "what"),
     |_, others| (!std::mem::take(others).is_empty()).then_some("details"),
     |e, _| {
-        let mut frames = e.hops.iter_mut().map(|hop| std::mem::take(&mut hop.frames));
-        frames.any(|frames| !frames.is_empty()).then_some("hops.frames")
+        let mut cut = false;
+        for hop in &mut e.hops {
+            cut |= !std::mem::take(&mut hop.frames).is_empty();
+        }
+        cut.then_some("hops.frames")
     },
     |e, _| keep_first(&mut e.causes, 0, "causes"),
     |e, _| keep_first(&mut e.related_ids, 4, "related_ids"),
@@ -247,6 +250,19 @@ mod tests {
         assert!(!read.exact_hash().is_empty());
         assert!(read.user_message().starts_with("uuu"));
         assert!(!read.is_malformed() || read.kind() == error.kind());
+    }
+
+    #[test]
+    fn frames_are_cut_from_all_hops_before_causes_and_hops_are() {
+        let mut error = Bug::because("x");
+        let record = &mut error.0.record;
+        record.hops[0].frames = vec![u64::MAX; 60];
+        record.hops = vec![record.hops[0].clone(); 6];
+        record.causes = vec![v1::Cause { what: "c".into() }];
+        let read = Error::from_status(&Status::from(error));
+        assert_eq!(read.as_proto().truncated, ["hops.frames"]);
+        assert!(read.as_proto().hops.iter().all(|hop| hop.frames.is_empty()));
+        assert_eq!((read.as_proto().hops.len(), read.as_proto().causes.len()), (6, 1));
     }
 
     #[test]

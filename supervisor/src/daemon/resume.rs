@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use chrono::Utc;
 use wardkeep_proto::v1::{self, WardState, command};
 use wardkeep_steward::{Cause, Event, WardId};
 
@@ -12,6 +13,10 @@ use super::{
     fleet::Fleet,
     history::{Aim, Intent, Lane, cause},
 };
+
+/// An operator's order for a node that was lost is carried out by a later supervisor within this; whoever
+/// asked has seen long since that nothing came of it.
+const STALE_MILLIS: i64 = 15 * 60 * 1_000;
 
 impl Fleet {
     /// A ward's state changed: what was intended may have come true.
@@ -60,6 +65,12 @@ impl Fleet {
                 continue;
             }
             let why = cause(&intent);
+            let age = Utc::now().timestamp_millis().saturating_sub(intent.decided_at);
+            if matches!(intent.aim, Aim::RestartNode | Aim::Drain | Aim::Undrain) && age > STALE_MILLIS {
+                let outcome = "it was asked for too long ago to be done now: ask again";
+                self.chronicle.settle(node, "", intent.aim.lane(), outcome);
+                continue;
+            }
             match intent.aim {
                 Aim::Restart | Aim::RestartWithGroup => self.resume_restart(node, intent, why),
                 Aim::RestartNode => {

@@ -256,6 +256,8 @@ impl Reader {
                 if desk.closed {
                     return Err(ended());
                 }
+                // Those who gave up waiting are not read for.
+                desk.reads.retain(|ask| !ask.answer.is_closed());
                 desk.reads.push_back(Ask { filter: filter.clone(), after, limit, answer });
             }
             self.shared.bell.notify_one();
