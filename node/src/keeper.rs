@@ -33,7 +33,7 @@ use wardkeep_steward::{Action, Beat, Event, Note, WardId, What};
 
 use crate::{
     host::Host,
-    ledger::Ledger,
+    ledger::{Ledger, told_of},
     mandate::Mandate,
     reexec,
     scribe::Scribe,
@@ -325,7 +325,7 @@ impl Keeper {
             && self.link.is_some()
             && let Some(records) = self.scribe.next(&self.setup.ledger)
         {
-            self.send(Up::Errors(records));
+            self.send_errors(records);
         }
         if now >= self.next_report {
             self.next_report = now + self.report_every;
@@ -505,6 +505,25 @@ impl Keeper {
             && !link.send(v1::NodeMessage { kind: Some(kind) })
         {
             self.link = None;
+        }
+    }
+
+    fn send_errors(&mut self, records: v1::ErrorRecords) {
+        let errors = told_of(&records);
+        self.send(Up::Errors(records));
+        if self.link.is_none() {
+            self.setup.ledger.lost(errors);
+        }
+    }
+
+    /// The last errors of a node that leaves: why its wards failed to stop well, say.
+    async fn send_last_errors(&mut self) {
+        while self.link.is_some() {
+            match self.scribe.next(&self.setup.ledger) {
+                Some(records) => self.send_errors(records),
+                None if self.scribe.is_busy() => tokio::time::sleep(Duration::from_millis(5)).await,
+                None => return,
+            }
         }
     }
 

@@ -84,6 +84,11 @@ impl Ledger {
         Recorder::new(move |error| ledger.write(&error.clone().at(&node, &ward, incarnation)))
     }
 
+    /// So many errors of a message that could not be sent are dropped: see [`told_of`].
+    pub(crate) fn lost(&self, errors: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped += errors;
+    }
+
     /// The next message for whoever collects; `None` when there is nothing to tell.
     pub fn take(&self) -> Option<v1::ErrorRecords> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -142,6 +147,12 @@ impl Waiting {
         let nothing = message.records.is_empty() && message.tallies.is_empty() && message.dropped == 0;
         (!nothing).then_some(message)
     }
+}
+
+/// How many errors a message tells of.
+pub(crate) fn told_of(message: &v1::ErrorRecords) -> u64 {
+    let tallied: u64 = message.tallies.iter().map(|tally| tally.count).sum();
+    message.records.len() as u64 + tallied + message.dropped
 }
 
 fn within_bounds(mut record: v1::Error) -> v1::Error {
@@ -218,6 +229,17 @@ mod tests {
             assert!(message.encoded_len() <= MOST_BYTES + 2 * LONGEST_TEXT);
             assert!(message.records.iter().all(|r| r.what.len() <= LONGEST_TEXT && r.truncated == ["what"]));
         }
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_counted() {
+        let ledger = Ledger::new();
+        for _ in 0..30 {
+            ledger.write(&wardkeep_proto::error::Bug::because("x"));
+        }
+        let message = ledger.take().unwrap();
+        ledger.lost(told_of(&message));
+        assert_eq!(ledger.take().unwrap().dropped, 30);
     }
 
     #[test]

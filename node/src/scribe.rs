@@ -56,6 +56,11 @@ impl Scribe {
         Self { busy: false, work: thread.map(|thread| (work, thread)), done }
     }
 
+    /// Whether a message is on its way through.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// The next message to the supervisor. Never waits.
     pub(crate) fn next(&mut self, ledger: &Ledger) -> Option<v1::ErrorRecords> {
         match self.done.try_recv() {

@@ -48,6 +48,7 @@ impl Keeper {
         self.setup.host.guard().dismiss().await;
         self.setup.stop_server.cancel();
         let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
+        let _ = timeout(GOODBYE_PATIENCE, self.send_last_errors()).await;
         if self.link.take().is_some() {
             // Our end of the session is closed; the supervisor closes its own when it has read all.
             let closed = async { while !matches!(inbox.recv().await, Some(Tidings::Lost(_)) | None) {} };

@@ -49,6 +49,8 @@ impl ErrorStore {
         for tally in records.tallies {
             match self.groups.get_mut(&tally.group_hash) {
                 Some(group) => {
+                    self.clock += 1;
+                    group.seen = self.clock;
                     group.summary.count = group.summary.count.saturating_add(tally.count);
                     group.summary.last_at = tally.last_at.or(group.summary.last_at);
                 }
@@ -82,6 +84,8 @@ impl ErrorStore {
     fn forget_the_quietest(&mut self) {
         let quietest = self.groups.iter().min_by_key(|(_, group)| group.seen).map(|(hash, _)| hash.clone());
         let forgotten = quietest.and_then(|hash| self.groups.remove(&hash));
+        let count = forgotten.as_ref().map_or(0, |group| group.summary.count);
+        self.dropped = self.dropped.saturating_add(count);
         for id in forgotten.into_iter().flat_map(|group| group.ids) {
             self.records.remove(&id);
         }
@@ -119,7 +123,7 @@ impl Group {
             summary.kind.clone_from(&record.kind);
             summary.first_at = record.occurred_at;
         }
-        summary.count += 1;
+        summary.count = summary.count.saturating_add(1);
         summary.last_at = record.occurred_at;
         summary.last_id.clone_from(&record.id);
         summary.last_what.clone_from(&record.what);
@@ -177,6 +181,7 @@ mod tests {
         }
         assert_eq!(store.list().groups.len(), MOST_GROUPS);
         assert!(matches!(store.find("first"), Found::None));
+        assert_eq!(store.list().dropped, 1);
         assert_eq!(store.records.len(), MOST_GROUPS);
     }
 
