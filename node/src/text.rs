@@ -5,7 +5,7 @@ pub(crate) fn cut(text: &mut String, most: usize) -> bool {
     if text.len() <= most {
         return false;
     }
-    let end = (0..=most).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let end = wardkeep_proto::prefix(text, most).len();
     text.truncate(end);
     true
 }

@@ -1,4 +1,4 @@
-//! Between Rust's time types and protobuf's.
+//! Between Rust's types and protobuf's, within bounds.
 
 use std::time::Duration;
 
@@ -18,4 +18,10 @@ pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
         seconds: at.timestamp(),
         nanos: i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(0),
     }
+}
+
+/// The beginning of a text, at most so many bytes of it, ending with a whole character.
+pub fn prefix(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
+    &text[..end.unwrap_or(0)]
 }

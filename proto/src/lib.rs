@@ -30,4 +30,4 @@ pub fn machine_name() -> &'static str {
     NAME.get_or_init(|| gethostname::gethostname().to_string_lossy().into_owned())
 }
 
-pub use convert::{duration, timestamp};
+pub use convert::{duration, prefix, timestamp};

@@ -105,8 +105,7 @@ fn tell(group: &str, kept_back: u64) {
 
 /// A text as the log takes it.
 pub(super) fn cut(text: &str) -> &str {
-    let end = (0..=LONGEST.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
-    &text[..end.unwrap_or(0)]
+    crate::prefix(text, LONGEST)
 }
 
 /// A stack on one line, where it arose first.

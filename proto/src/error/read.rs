@@ -98,8 +98,7 @@ pub(super) fn read(status: &Status) -> (Error, Came) {
 
 /// As much as is worth a line.
 fn short(text: &str) -> &str {
-    let end = (0..=text.len().min(1_024)).rev().find(|i| text.is_char_boundary(*i));
-    &text[..end.unwrap_or(0)]
+    crate::prefix(text, 1_024)
 }
 
 /// What a status brought along.

@@ -162,7 +162,7 @@ fn keep_first<T>(list: &mut Vec<T>, most: usize, name: &'static str) -> Option<&
 
 fn shorten(text: &mut String, most: usize, name: &'static str) -> Option<&'static str> {
     (text.len() > most).then(|| {
-        let end = (0..=most).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let end = crate::prefix(text, most).len();
         text.truncate(end);
         text.push('…');
         name

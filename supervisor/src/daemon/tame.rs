@@ -30,7 +30,7 @@ pub(super) fn id(text: &mut String) {
 
 fn cut(text: &mut String, bytes: usize, mark: &str) {
     if text.len() > bytes {
-        let whole = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let whole = wardkeep_proto::prefix(text, bytes).len();
         text.truncate(whole);
         text.push_str(mark);
         // What was cut off is not kept as spare room.
