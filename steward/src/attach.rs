@@ -6,7 +6,6 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     core::Steward,
     group::Origin,
-    node::Node,
     types::{Cause, GroupSpec, NodeName, Phase, Restart, Verdict, WardId, WardReport, What},
     ward::{Intent, Order, Pending, Then, Ward},
 };
@@ -27,6 +26,9 @@ impl Steward {
         }
         let again = self.nodes.get(name).is_some_and(|node| node.heard.is_some() && node.boot == boot);
         let reports = self.enroll(name, boot, again, reports);
+        if !again {
+            self.has_restarted(name);
+        }
         self.note(Some(name), None, What::NodeAttended { again }, Cause::default());
         self.judge_node(name, Verdict::Healthy, because("it attends again"));
         self.adopt(reports);
@@ -93,10 +95,9 @@ impl Steward {
         again: bool,
         reports: Vec<WardReport>,
     ) -> Vec<(WardId, WardReport, bool)> {
-        let (now, patient, rank) = (self.now, self.patient(), self.next_rank);
-        self.next_rank += 1;
+        let (now, patient) = (self.now, self.patient());
         self.touched_nodes.insert(name.clone());
-        let node = self.nodes.entry(name.clone()).or_insert_with(|| Node { rank, ..Node::default() });
+        let node = self.node_entry(name);
         node.begin(boot, now, patient);
         let before = std::mem::take(&mut node.order);
         let mut seen = BTreeSet::new();

@@ -56,6 +56,8 @@ pub struct Steward {
     pub(crate) dirty: BTreeSet<Arc<str>>,
     pub(crate) out: Vec<Action>,
     pub(crate) memory: Memory,
+    /// When a node was last restarted by escalation.
+    pub(crate) escalated: Option<Time>,
 }
 
 impl Steward {
@@ -81,6 +83,7 @@ impl Steward {
             dirty: BTreeSet::new(),
             out: Vec::new(),
             memory: Memory::default(),
+            escalated: None,
         }
     }
 
@@ -227,6 +230,8 @@ impl Steward {
             Event::WardJoined { node, ward } => self.join(&node, ward),
             Event::WardLeft { ward } => self.leave(&ward),
             Event::NodeLaunchable { node } => self.launchable(&node),
+            Event::NodeRestartable { node } => self.restartable(&node),
+            Event::ThreadsLeaked { node, threads } => self.threads_leaked(&node, threads),
             Event::NodeProcessExited { node, cause } => self.process_exited(&node, &cause),
             Event::Report { node, runtime_lag, beats } => self.report(&node, runtime_lag, &beats),
             Event::WardRunning { ward, incarnation } => self.running(&ward, incarnation),

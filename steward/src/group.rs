@@ -82,7 +82,7 @@ impl Group {
     }
 
     /// It begins anew: what was is forgotten.
-    fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         (self.gave_up, self.over, self.plan) = (false, false, None);
         self.restarts.clear();
     }
@@ -326,7 +326,7 @@ impl Steward {
         if inner {
             let what = What::GroupFailed { group: name.clone(), recent };
             self.note(None, Some(ward), what, cause.clone());
-        } else {
+        } else if !self.escalate_group(name, recent, ward, &cause) {
             self.abandon(name, recent, ward, &cause);
         }
         self.end_group(name, End { how: Ending::GaveUp { recent }, ward: ward.clone() }, cause);
@@ -334,7 +334,7 @@ impl Steward {
 
     /// Quarantines all wards of a group but those that people stopped. If it is in another group, they
     /// come back when that one begins anew; else an operator has to start them.
-    fn abandon(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: &Cause) {
+    pub(crate) fn abandon(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: &Cause) {
         let what = What::GroupGaveUp { group: name.clone(), recent };
         self.note(None, Some(ward), what, cause.clone());
         for group in self.subtree(name) {

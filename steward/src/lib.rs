@@ -48,6 +48,7 @@ mod backoff;
 mod budget;
 mod core;
 mod detector;
+mod escalate;
 mod group;
 mod intensity;
 mod life;
@@ -59,6 +60,7 @@ mod types;
 mod ward;
 
 pub use crate::core::Steward;
+pub use escalate::ESCALATION_PATIENCE;
 pub use life::REPEAT_AFTER;
 pub use memory::{Memory, Rest, Resume, WardMemory};
 pub use node::{FORGET_AFTER, GOODBYE_PATIENCE};

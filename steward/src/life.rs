@@ -239,10 +239,10 @@ impl Steward {
             return;
         }
         let Some(ward) = self.wards.get(id) else { return };
-        // A group that is still ending may yet be restarted.
+        // A group that is still ending, or whose node is to restart, may yet begin anew.
         let for_good = match ward.intent {
             Intent::Down | Intent::Quarantined => true,
-            Intent::Ended => !self.is_ending(id),
+            Intent::Ended => !self.is_ending(id) && !self.is_escalating(id),
             Intent::Up | Intent::Resting => false,
         };
         if for_good {
@@ -309,6 +309,7 @@ impl Steward {
     }
 
     fn lift(&mut self, id: &WardId) {
+        self.forestall(id);
         let lost = |ward: &Ward| ward.intent == Intent::Quarantined || ward.phase == Phase::Quarantined;
         if self.wards.get(id).is_some_and(lost) {
             self.forgive_group(id);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     core::Steward,
-    types::{Cause, Phase, Time, WardId, WardReport},
+    types::{Cause, NodeName, Phase, Time, WardId, WardReport},
     ward::{Intent, Pending},
 };
 
@@ -16,6 +16,8 @@ use crate::{
 pub struct Memory {
     /// When restarts of each group were decided, oldest first.
     pub groups: BTreeMap<Arc<str>, Vec<Time>>,
+    /// When nodes were last restarted by escalation.
+    pub escalated: BTreeMap<NodeName, Time>,
     /// What is known of wards.
     pub wards: BTreeMap<WardId, WardMemory>,
 }
@@ -61,6 +63,7 @@ impl Steward {
     /// Goes on with what a steward before this one knew. Times are on this steward's clock.
     #[must_use]
     pub fn with_memory(mut self, memory: Memory) -> Self {
+        self.escalated = memory.escalated.values().max().copied();
         self.memory = memory;
         for name in self.groups.keys().cloned().collect::<Vec<_>>() {
             self.recall_group(&name);

@@ -6,6 +6,7 @@ use crate::{
     backoff::Streak,
     core::Steward,
     detector::Detector,
+    escalate::Escalation,
     types::{Action, Backoff, Beat, Cause, NodeName, Phase, Time, Verdict, WardId, What},
     ward::seconds,
 };
@@ -36,6 +37,14 @@ pub(crate) struct Node {
     /// Its wards in start order.
     pub(crate) order: Vec<WardId>,
     pub(crate) launch: Option<Launch>,
+    /// Its process can be told to start anew.
+    pub(crate) restartable: bool,
+    /// Threads that abandoned wards have left behind.
+    pub(crate) leaked: u32,
+    /// It is to restart.
+    pub(crate) escalation: Option<Escalation>,
+    /// When it was last to.
+    pub(crate) escalated: Option<Time>,
 }
 
 /// How it stands with a node's process.
@@ -81,11 +90,19 @@ impl Steward {
     }
 
     pub(crate) fn launchable(&mut self, name: &NodeName) {
-        let rank = self.next_rank;
-        let node = self.nodes.entry(name.clone()).or_insert_with(|| Node { rank, ..Node::default() });
-        node.launch.get_or_insert_default();
-        self.next_rank += 1;
+        self.node_entry(name).launch.get_or_insert_default();
         self.touched_nodes.insert(name.clone());
+    }
+
+    /// A node, heard of before or not.
+    pub(crate) fn node_entry(&mut self, name: &NodeName) -> &mut Node {
+        let rank = self.next_rank;
+        self.next_rank += 1;
+        let memory = &mut self.memory;
+        self.nodes.entry(name.clone()).or_insert_with(|| {
+            let escalated = memory.escalated.remove(name);
+            Node { rank, escalated, ..Node::default() }
+        })
     }
 
     pub(crate) fn process_exited(&mut self, name: &NodeName, cause: &Cause) {
@@ -216,6 +233,7 @@ impl Steward {
             self.judge_silence(name, patient);
         }
         self.wake_launch(name, patient);
+        self.wake_escalation(name);
     }
 
     fn judge_silence(&mut self, name: &NodeName, patient: Time) {
@@ -283,6 +301,11 @@ impl Steward {
     }
 
     pub(crate) fn node_wake(&self, name: &NodeName) -> Option<Time> {
+        let wakes = [self.session_wake(name), self.escalation_wake(name)];
+        wakes.into_iter().flatten().min()
+    }
+
+    fn session_wake(&self, name: &NodeName) -> Option<Time> {
         let node = self.nodes.get(name)?;
         if node.verdict == Verdict::Unreachable {
             return match &node.launch {

@@ -68,6 +68,19 @@ pub enum AutoShutdown {
     AllSignificant,
 }
 
+/// What follows when a group in no other group gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Escalate {
+    /// Its node's process is started anew, if all of it is on one node, the ward that failed is
+    /// [in the process](WardSpec::in_process), the node can be restarted, and neither it nor the fleet
+    /// had such a restart lately ([`Config::escalation_pause`], [`Config::escalation_gap`]). Otherwise
+    /// the group is quarantined.
+    #[default]
+    Node,
+    /// It is quarantined.
+    Quarantine,
+}
+
 /// What a ward promises and how it is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WardSpec {
@@ -90,10 +103,12 @@ pub struct WardSpec {
     pub manual_start: bool,
     /// Its end counts for its group's [`AutoShutdown`]. Without a meaning for permanent wards.
     pub significant: bool,
+    /// It runs in the process of its node (a task, a service), not in one of its own.
+    pub in_process: bool,
 }
 
 impl WardSpec {
-    /// A permanent ward without timeouts and with a grace of 5 s.
+    /// A permanent ward in its node's process, without timeouts and with a grace of 5 s.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -105,6 +120,7 @@ impl WardSpec {
             grace: Duration::from_secs(5),
             manual_start: false,
             significant: false,
+            in_process: true,
         }
     }
 }
@@ -135,10 +151,12 @@ pub struct GroupSpec {
     pub significant: bool,
     /// Whether it ends when its significant members have.
     pub auto_shutdown: AutoShutdown,
+    /// What follows when it gives up, if it has no parent.
+    pub escalate: Escalate,
 }
 
 impl GroupSpec {
-    /// One-for-one, 5 restarts in 30 s, default backoff, permanent, in no other group.
+    /// One-for-one, 5 restarts in 30 s, default backoff, permanent, in no other group, [`Escalate::Node`].
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
@@ -150,6 +168,7 @@ impl GroupSpec {
             restart: Restart::Permanent,
             significant: false,
             auto_shutdown: AutoShutdown::Never,
+            escalate: Escalate::Node,
         }
     }
 
@@ -201,6 +220,12 @@ pub struct Config {
     pub restart_refill: Duration,
     /// An unreachable node with a launcher is restarted out of band after this silence.
     pub relaunch_after: Duration,
+    /// A node is restarted by escalation (see [`Escalate`]) at most once in this time ...
+    pub escalation_pause: Duration,
+    /// ... and only one node of the fleet in this.
+    pub escalation_gap: Duration,
+    /// More threads than this that abandoned wards have left behind escalate to their node's restart.
+    pub leaked_threads: u32,
     /// A gap between two steps longer than this means that the steward itself was late.
     pub own_lateness: Duration,
     /// Seed of the jitter.
@@ -218,6 +243,9 @@ impl Default for Config {
             restart_burst: 50,
             restart_refill: Duration::from_millis(100),
             relaunch_after: Duration::from_secs(15),
+            escalation_pause: Duration::from_secs(3_600),
+            escalation_gap: Duration::from_secs(300),
+            leaked_threads: 16,
             own_lateness: Duration::from_secs(1),
             seed: 0,
         }
@@ -362,6 +390,18 @@ pub enum Event {
         /// Its name.
         node: NodeName,
     },
+    /// This boot of an attached node can be told to start its process anew.
+    NodeRestartable {
+        /// Its name.
+        node: NodeName,
+    },
+    /// How many threads abandoned wards have left behind on an attached node.
+    ThreadsLeaked {
+        /// Its name.
+        node: NodeName,
+        /// All of them.
+        threads: u32,
+    },
     /// The launcher saw the node's process end.
     NodeProcessExited {
         /// Its name.
@@ -468,6 +508,13 @@ pub enum Action {
         /// Why.
         cause: Cause,
     },
+    /// Drain a node and start its process anew.
+    RestartNode {
+        /// The node.
+        node: NodeName,
+        /// Why.
+        cause: Cause,
+    },
     /// Tell whoever listens.
     Note(Note),
 }
@@ -507,6 +554,14 @@ pub enum What {
         /// Pause before it.
         delay: Duration,
     },
+    /// The node is drained and its process started anew, as the last way before a quarantine, or because
+    /// it has leaked too many threads.
+    NodeRestart {
+        /// The group that gave up.
+        group: Option<Arc<str>>,
+    },
+    /// A node that was to restart has not.
+    NodeNotRestarted,
     /// The steward asked for a start.
     WardStarting,
     /// A ward is ready.

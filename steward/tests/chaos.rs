@@ -37,6 +37,7 @@ enum Mishap {
     Away(u16),
     /// What is sent takes so long to arrive.
     Delay(u16),
+    Leak(&'static str, u8),
     Pass(u16),
 }
 
@@ -61,6 +62,7 @@ fn weather() -> impl Strategy<Value = Mishap> {
         1 => (node(), 0..5_000_u16).prop_map(|(node, lag)| Mishap::Lag(node, lag)),
         1 => (0..5_000_u16).prop_map(Mishap::Away),
         1 => (0..400_u16).prop_map(Mishap::Delay),
+        1 => (node(), 0..4_u8).prop_map(|(node, threads)| Mishap::Leak(node, threads)),
         6 => (0..3_000_u16).prop_map(Mishap::Pass),
     ]
 }
@@ -92,6 +94,9 @@ struct Shape {
     shutdowns: [AutoShutdown; 3],
     /// Of the groups i and j, and of the wards that can be.
     significant: [bool; 4],
+    /// Which nodes start anew when they are told to, or only say so.
+    restartable: [bool; 3],
+    idle: [bool; 3],
 }
 
 fn restart() -> impl Strategy<Value = Restart> {
@@ -104,11 +109,17 @@ fn shape() -> impl Strategy<Value = Shape> {
     use AutoShutdown::{AllSignificant, AnySignificant, Never};
     let shutdown = || prop::sample::select(&[Never, Never, AnySignificant, AllSignificant][..]);
     let three = |_: usize| (strategy(), restart(), shutdown());
-    ([three(0), three(1), three(2)], any::<[bool; 4]>()).prop_map(|(groups, significant)| Shape {
-        strategies: groups.map(|(strategy, ..)| strategy),
-        restarts: groups.map(|(_, restart, _)| restart),
-        shutdowns: groups.map(|(.., shutdown)| shutdown),
-        significant,
+    let nodes = || any::<[bool; 3]>();
+    let groups = [three(0), three(1), three(2)];
+    (groups, any::<[bool; 4]>(), nodes(), nodes()).prop_map(|(groups, significant, restartable, idle)| {
+        Shape {
+            strategies: groups.map(|(strategy, ..)| strategy),
+            restarts: groups.map(|(_, restart, _)| restart),
+            shutdowns: groups.map(|(.., shutdown)| shutdown),
+            significant,
+            restartable,
+            idle,
+        }
     })
 }
 
@@ -120,6 +131,8 @@ impl Shape {
             restarts: Default::default(),
             shutdowns: Default::default(),
             significant: [false; 4],
+            restartable: [true, true, false],
+            idle: [false; 3],
         }
     }
 
@@ -168,11 +181,21 @@ impl Shape {
     }
 
     fn world(&self, seed: u64) -> World {
-        let config = Config { seed, restart_burst: 4, ..Config::default() };
+        let config = Config {
+            seed,
+            restart_burst: 4,
+            escalation_pause: ms(30_000),
+            escalation_gap: ms(5_000),
+            leaked_threads: 2,
+            ..Config::default()
+        };
         let mut world = World::new(Steward::new(config).with_groups(self.groups()));
-        for name in NODES {
+        for (n, name) in NODES.into_iter().enumerate() {
             let wards = WARDS.map(|ward| self.spec(&WardId::new(name, ward)));
             world = world.with_node(name, wards.into());
+            let node = world.nodes.get_mut(name).expect("it");
+            (node.restartable, node.idle) = (self.restartable[n], self.idle[n]);
+            world.connect(name);
         }
         world
     }
@@ -207,6 +230,9 @@ fn befall(world: &mut World, shape: &Shape, mishap: Mishap) {
         Mishap::Lag(node, lag) => world.nodes.get_mut(node).expect("it").lag = ms(lag.into()),
         Mishap::Away(millis) => world.now += ms(millis.into()),
         Mishap::Delay(millis) => world.delay = ms(millis.into()),
+        Mishap::Leak(node, threads) => {
+            world.step(Event::ThreadsLeaked { node: node.into(), threads: threads.into() });
+        }
         Mishap::Pass(millis) => world.run(ms(millis.into())),
     }
 }
@@ -278,6 +304,10 @@ fn intensity_holds(world: &World, shape: &Shape) {
     for (at, note) in world.notes() {
         let Some(ward) = &note.ward else { continue };
         let group = match &note.what {
+            What::NodeRestart { group: Some(group) } => {
+                within(&groups, group).iter().for_each(|group| drop(restarts.remove(group)));
+                continue;
+            }
             What::WardRestart { .. } => group_of(ward),
             What::GroupRestart { group, .. } => {
                 within(&groups, group).iter().for_each(|group| drop(restarts.remove(group)));
@@ -392,7 +422,10 @@ proptest! {
         }
         world.run(ms(10_000));
         intensity_holds(&world, &shape);
-        let ended = |what: &What| matches!(what, What::GroupGaveUp { .. } | What::GroupFailed { .. });
+        let ended = |what: &What| {
+            use What::{GroupFailed, GroupGaveUp, NodeRestart};
+            matches!(what, GroupGaveUp { .. } | GroupFailed { .. } | NodeRestart { .. })
+        };
         let gave_up = world.notes().any(|(_, note)| ended(&note.what));
         let stops: Vec<_> = world.log.iter().filter(|(_, a)| matches!(a, Action::Stop { .. })).collect();
         prop_assert!(gave_up || stops.is_empty(), "{stops:?} in\n{}", world.told());

@@ -69,6 +69,10 @@ pub struct FakeNode {
     pub lag: Duration,
     pub wards: Vec<FakeWard>,
     pub next_report: Time,
+    /// Starts anew when it is told to, and says that it would.
+    pub restartable: bool,
+    /// Says that it would, and does not.
+    pub idle: bool,
 }
 
 pub struct World {
@@ -79,6 +83,8 @@ pub struct World {
     pub inbox: BTreeMap<(Time, u64), (NodeName, Event)>,
     pub sent: u64,
     pub delay: Duration,
+    /// Nodes that were told to restart.
+    pub restarts: Vec<NodeName>,
     /// All that the steward answered, with its time.
     pub log: Vec<(Time, Action)>,
 }
@@ -86,15 +92,24 @@ pub struct World {
 impl World {
     pub fn new(steward: Steward) -> Self {
         let (nodes, inbox) = (BTreeMap::new(), BTreeMap::new());
-        Self { steward, now: ms(1_000), nodes, inbox, sent: 0, delay: ms(5), log: Vec::new() }
+        let (restarts, log) = (Vec::new(), Vec::new());
+        Self { steward, now: ms(1_000), nodes, inbox, sent: 0, delay: ms(5), restarts, log }
     }
 
     /// A node with these wards attends.
     pub fn with_node(mut self, name: &str, wards: Vec<WardSpec>) -> Self {
         let wards = wards.into_iter().map(FakeWard::new).collect();
         let next_report = self.now;
-        let node =
-            FakeNode { boot: 1, connected: false, frozen: false, lag: Duration::ZERO, wards, next_report };
+        let node = FakeNode {
+            boot: 1,
+            connected: false,
+            frozen: false,
+            lag: Duration::ZERO,
+            wards,
+            next_report,
+            restartable: false,
+            idle: false,
+        };
         self.nodes.insert(name.into(), node);
         self.connect(name);
         self
@@ -110,7 +125,11 @@ impl World {
         let wards = node.wards.iter().map(FakeWard::report).collect();
         let boot = node.boot;
         self.inbox.retain(|_, (of, _)| &**of != name);
+        let restartable = node.restartable;
         self.step(Event::NodeAttached { node: name.into(), boot, wards, groups: vec![] });
+        if restartable {
+            self.step(Event::NodeRestartable { node: name.into() });
+        }
     }
 
     pub fn disconnect(&mut self, name: &str, goodbye: bool) {
@@ -181,6 +200,9 @@ impl World {
             self.log.push((self.now, action.clone()));
             self.obey(action);
         }
+        for name in std::mem::take(&mut self.restarts) {
+            self.reboot(&name);
+        }
         let wake = self.steward.next_wake();
         assert!(wake.is_none_or(|at| at > self.now), "{wake:?} is not after {:?}", self.now);
     }
@@ -200,6 +222,13 @@ impl World {
             Action::Launch { node, .. } => {
                 if self.nodes.contains_key(&node) {
                     self.reboot(&node);
+                }
+            }
+            Action::RestartNode { node: name, .. } => {
+                let node = &self.nodes[&name];
+                assert!(node.restartable, "{name} cannot be restarted");
+                if node.connected && !node.frozen && !node.idle {
+                    self.restarts.push(name);
                 }
             }
             Action::Hold { .. } | Action::Note(_) => {}
@@ -318,6 +347,7 @@ impl World {
             Action::Start { ward, .. } => Some(format!("+{}", ward.ward)),
             Action::Stop { ward, .. } => Some(format!("-{}", ward.ward)),
             Action::Launch { node, .. } => Some(format!("!{node}")),
+            Action::RestartNode { node, .. } => Some(format!("^{node}")),
             Action::Hold { .. } | Action::Note(_) => None,
         };
         self.log.iter().filter_map(command).collect()
