@@ -100,6 +100,7 @@ pub fn builder(name: &str, engine: Box<dyn Engine>, files: Vec<Indexed>, chaos: 
     let mut builder = Node::builder(name)
         .label("data_path", path.as_str())
         .descriptors(pb::FILE_DESCRIPTOR_SET)
+        .restartable()
         .ward(search.stall_timeout(STALL_TIMEOUT).on_panic(OnPanic::Restart))
         .ward(upkeep.pulse_timeout(Duration::from_secs(10)));
     if chaos {

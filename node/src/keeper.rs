@@ -96,6 +96,8 @@ pub(crate) struct Setup {
     /// Counts up on the wards' runtime.
     pub(crate) probe: Arc<AtomicU64>,
     pub(crate) reexec: reexec::Plan,
+    /// The steward may have it carried out, not only an operator.
+    pub(crate) restartable: bool,
     /// Ends the server; it says so through `server_ended`.
     pub(crate) stop_server: CancellationToken,
     pub(crate) server_ended: CancellationToken,
@@ -439,7 +441,8 @@ impl Keeper {
                 host.slot(&ward.ward).map_or(Ok(()), |slot| host.hold(slot, incarnation, quarantined))
             }
             // A process cannot start itself anew when it has ended.
-            Action::Launch { .. } => Ok(()),
+            // Nobody told the node's own steward that its process can be launched or restarted.
+            Action::Launch { .. } | Action::RestartNode { .. } => Ok(()),
             Action::Note(note) => {
                 self.keep_note(&note);
                 Ok(())
@@ -495,6 +498,7 @@ impl Keeper {
             highest_epoch: self.setup.mandate.epoch(),
             draining: self.setup.draining.load(Relaxed),
             history: self.setup.mandate.history().to_vec(),
+            restartable: self.setup.restartable,
         }
     }
 

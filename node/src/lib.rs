@@ -46,4 +46,4 @@ pub use keeper::NodeSnapshot;
 pub use ledger::Ledger;
 pub use node::{Node, NodeBuilder, NodeHandle, open, shutdown_signal};
 pub use ward::{OnPanic, Program, Ward};
-pub use wardkeep_steward::{Backoff, GroupSpec, Restart, Strategy};
+pub use wardkeep_steward::{Backoff, Escalate, GroupSpec, Restart, Strategy};

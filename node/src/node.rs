@@ -58,6 +58,7 @@ pub struct NodeBuilder {
     descriptors: Vec<&'static [u8]>,
     limits: Limits,
     insecure: bool,
+    restartable: bool,
     audience: Audience,
 }
 
@@ -119,6 +120,16 @@ impl NodeBuilder {
     /// Who calls it: what they are told of errors. By default they are trusted.
     pub fn audience(mut self, audience: Audience) -> Self {
         self.audience = audience;
+        self
+    }
+
+    /// Lets the supervisor's steward have this process start anew in place (same program, arguments and
+    /// PID, after a drain), when a group of its wards gives up or it has leaked too many threads: see
+    /// [`Escalate`](wardkeep_steward::Escalate). For programs that are a node and little else: whatever
+    /// else they hold is lost then. Without it such a group is quarantined at once, and only operators
+    /// restart the node.
+    pub fn restartable(mut self) -> Self {
+        self.restartable = true;
         self
     }
 
@@ -195,6 +206,7 @@ impl NodeBuilder {
             orders: inbox,
             probe: Arc::new(AtomicU64::new(0)),
             reexec: plan,
+            restartable: self.restartable,
             stop_server: CancellationToken::new(),
             server_ended: CancellationToken::new(),
             owner_gone: CancellationToken::new(),
@@ -352,6 +364,7 @@ impl Node {
             descriptors: Vec::new(),
             limits: Limits::default(),
             insecure: false,
+            restartable: false,
             audience: Audience::Trusted,
         }
     }

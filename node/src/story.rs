@@ -53,6 +53,12 @@ fn tell(note: &Note) -> (v1::EventKind, Option<Verdict>, String) {
         What::NodeLaunch { delay } => {
             (K::NodeRestart, None, because(format!("its process is started anew{}", after(*delay))))
         }
+        What::NodeRestart { group: Some(group) } => {
+            let text = format!("restarted in place, for group {group} of its wards gave up");
+            (K::NodeRestart, None, because(text))
+        }
+        What::NodeRestart { group: None } => (K::NodeRestart, None, because("restarted in place".into())),
+        What::NodeNotRestarted => (K::NodeRestart, None, because("told to restart in place".into())),
         What::WardStarting => (K::WardRestart, None, because("told to start".into())),
         What::WardRunning => (K::WardStarted, Some(Verdict::Healthy), format!("runs, incarnation {n}")),
         What::WardExited(kind) => (K::WardStopped, None, because(format!("incarnation {n} {}", exit(*kind)))),

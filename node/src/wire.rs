@@ -26,6 +26,7 @@ pub fn ward_spec(spec: &v1::WardSpec) -> steward::WardSpec {
         grace: to_duration(spec.grace).unwrap_or(Duration::from_secs(5)),
         manual_start: spec.manual_start,
         significant: spec.significant,
+        in_process: matches!(spec.kind(), v1::WardKind::Service | v1::WardKind::Task),
     }
 }
 
@@ -86,6 +87,10 @@ pub fn group_spec(spec: &v1::GroupSpec) -> steward::GroupSpec {
             v1::AutoShutdown::AllSignificant => steward::AutoShutdown::AllSignificant,
             v1::AutoShutdown::Never | v1::AutoShutdown::Unspecified => steward::AutoShutdown::Never,
         },
+        escalate: match spec.escalate() {
+            v1::Escalate::Quarantine => steward::Escalate::Quarantine,
+            v1::Escalate::Node | v1::Escalate::Unspecified => steward::Escalate::Node,
+        },
         ..default
     }
 }
@@ -112,6 +117,11 @@ pub fn group_spec_message(spec: &steward::GroupSpec) -> v1::GroupSpec {
             steward::AutoShutdown::Never => v1::AutoShutdown::Never,
             steward::AutoShutdown::AnySignificant => v1::AutoShutdown::AnySignificant,
             steward::AutoShutdown::AllSignificant => v1::AutoShutdown::AllSignificant,
+        }
+        .into(),
+        escalate: match spec.escalate {
+            steward::Escalate::Node => v1::Escalate::Node,
+            steward::Escalate::Quarantine => v1::Escalate::Quarantine,
         }
         .into(),
     }

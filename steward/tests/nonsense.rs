@@ -62,6 +62,7 @@ fn report() -> impl Strategy<Value = WardReport> {
                 grace,
                 manual_start,
                 significant,
+                in_process: true,
             };
             WardReport { spec, phase, incarnation, held: false, failed: false }
         },
@@ -87,6 +88,7 @@ fn group() -> impl Strategy<Value = GroupSpec> {
             restart: inner.1,
             significant: inner.2,
             auto_shutdown: inner.3,
+            escalate: Escalate::Node,
         },
     )
 }
@@ -114,8 +116,10 @@ fn event() -> impl Strategy<Value = Event> {
                 wards,
                 groups,
             });
-    let of_node = (name(), 0..4_u8).prop_map(|(node, what)| match what {
+    let of_node = (name(), 0..6_u8).prop_map(|(node, what)| match what {
         0 => Event::NodeLaunchable { node: node.into() },
+        4 => Event::NodeRestartable { node: node.into() },
+        5 => Event::ThreadsLeaked { node: node.into(), threads: u32::MAX },
         1 => Event::NodeProcessExited { node: node.into(), cause: Cause::default() },
         goodbye => Event::NodeDetached { node: node.into(), goodbye: goodbye == 2 },
     });
@@ -140,7 +144,7 @@ fn event() -> impl Strategy<Value = Event> {
 fn config() -> impl Strategy<Value = Config> {
     let phi = prop_oneof![Just(8.0), Just(f64::NAN), Just(f64::INFINITY), Just(-1.0)];
     let burst = prop_oneof![0..3_u32, Just(u32::MAX)];
-    ([(); 8].map(|()| span()), phi, burst, any::<u64>()).prop_map(
+    ([(); 10].map(|()| span()), phi, burst, any::<u64>()).prop_map(
         |(spans, phi_threshold, restart_burst, seed)| {
             let [
                 pulse_interval,
@@ -150,6 +154,8 @@ fn config() -> impl Strategy<Value = Config> {
                 refill,
                 relaunch_after,
                 own_lateness,
+                escalation_pause,
+                escalation_gap,
                 _,
             ] = spans;
             Config {
@@ -162,6 +168,9 @@ fn config() -> impl Strategy<Value = Config> {
                 restart_refill: refill,
                 relaunch_after,
                 own_lateness,
+                escalation_pause,
+                escalation_gap,
+                leaked_threads: 3,
                 seed,
             }
         },

@@ -11,7 +11,7 @@ use std::{
 use humantime::format_duration;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward, wire};
-use wardkeep_steward::{AutoShutdown, Config, MAX_DEPTH};
+use wardkeep_steward::{AutoShutdown, Config, Escalate, MAX_DEPTH};
 
 use crate::daemon::{HISTORY_AGE, HISTORY_BYTES, Launch};
 
@@ -108,6 +108,9 @@ pub struct GroupEntry {
     significant: bool,
     #[serde(default)]
     auto_shutdown: AutoShutdownWord,
+    /// What follows when it gives up, if it has no parent.
+    #[serde(default)]
+    escalate: EscalateWord,
 }
 
 /// `[[node]]` of a supervisor.
@@ -214,6 +217,14 @@ enum AutoShutdownWord {
     AllSignificant,
 }
 
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EscalateWord {
+    #[default]
+    Node,
+    Quarantine,
+}
+
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum RestartWord {
@@ -292,6 +303,10 @@ impl GroupEntry {
                 AutoShutdownWord::Never => AutoShutdown::Never,
                 AutoShutdownWord::AnySignificant => AutoShutdown::AnySignificant,
                 AutoShutdownWord::AllSignificant => AutoShutdown::AllSignificant,
+            },
+            escalate: match self.escalate {
+                EscalateWord::Node => Escalate::Node,
+                EscalateWord::Quarantine => Escalate::Quarantine,
             },
             ..default
         }

@@ -120,7 +120,7 @@ pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError>
     let telemetry = log("wardkeep-node", log_args)?;
     let shutdown = shutdown().await;
     let name = args.name.or(file.name).unwrap_or_else(|| machine_name().to_owned());
-    let mut builder = Node::builder(name);
+    let mut builder = Node::builder(name).restartable();
     if let Some(supervisor) = args.supervisor.or(file.supervisor) {
         builder = builder.supervisor(supervisor);
     }

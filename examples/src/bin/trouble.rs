@@ -80,6 +80,7 @@ async fn run(args: Args) -> Result<(), Error> {
     let mut builder = Node::builder(args.name)
         .descriptors(pb::FILE_DESCRIPTOR_SET)
         .audience(args.audience.into())
+        .restartable()
         .ward(ward(args.next.as_deref())?);
     if let Some(supervisor) = args.supervisor {
         builder = builder.supervisor(supervisor);

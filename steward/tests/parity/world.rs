@@ -145,7 +145,7 @@ impl World {
                 }
             }
             Action::Note(note) => self.heed(&note),
-            Action::Hold { .. } | Action::Launch { .. } => {}
+            Action::Hold { .. } | Action::Launch { .. } | Action::RestartNode { .. } => {}
         }
     }
 

@@ -98,6 +98,11 @@ fn details(group: &GroupView) -> Table {
             format!("when {} members have ended", group.auto_shutdown.replace('_', " ")).into(),
         ]);
     }
+    if group.parent.is_none() {
+        let then =
+            if group.escalate == "quarantine" { "quarantined" } else { "node restarted, then quarantined" };
+        table.row(["giving up".into(), then.into()]);
+    }
     for (i, member) in group.members.iter().enumerate() {
         table.row([if i == 0 { "members" } else { "" }.into(), member.into()]);
     }

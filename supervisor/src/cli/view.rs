@@ -114,6 +114,7 @@ pub(crate) struct GroupView {
     pub(crate) restart: String,
     pub(crate) significant: bool,
     pub(crate) auto_shutdown: String,
+    pub(crate) escalate: String,
 }
 
 /// The supervisor itself.
@@ -301,6 +302,7 @@ impl From<&v1::Group> for GroupView {
             restart: lower(spec.restart().as_str_name(), "RESTART_"),
             significant: spec.significant,
             auto_shutdown: lower(spec.auto_shutdown().as_str_name(), "AUTO_SHUTDOWN_"),
+            escalate: lower(spec.escalate().as_str_name(), "ESCALATE_"),
             parent: Some(spec.parent).filter(|parent| !parent.is_empty()),
         }
     }

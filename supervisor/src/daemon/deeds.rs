@@ -61,6 +61,12 @@ impl Fleet {
                     command::Kind::Stop(v1::StopWard { slot, incarnation, grace })
                 });
             }
+            Action::RestartNode { node, cause } => {
+                let intent = self.intent(Aim::RestartNode, &node, "", 0, &cause);
+                self.chronicle.intend(intent);
+                let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout: None });
+                self.command(&node, kind, &cause, true);
+            }
             Action::Launch { node, cause } => {
                 let intent = self.intent(Aim::Launch, &node, "", 0, &cause);
                 self.chronicle.intend(intent);
@@ -347,10 +353,13 @@ impl Fleet {
     /// Tells the steward what a node says of itself.
     pub(super) fn attached(&mut self, node: Arc<str>, hello: &v1::Hello, boot: u128) {
         self.step(Event::NodeAttached {
-            node,
+            node: node.clone(),
             boot,
             wards: hello.wards.iter().map(wire::ward_report).collect(),
             groups: hello.groups.iter().map(wire::group_spec).collect(),
         });
+        if hello.restartable {
+            self.step(Event::NodeRestartable { node });
+        }
     }
 }

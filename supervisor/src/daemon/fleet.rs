@@ -373,13 +373,17 @@ impl Fleet {
         match kind {
             Up::Report(report) => {
                 record.last_report_at = Some(Utc::now());
-                record.leaked_threads = report.leaked_threads;
+                let threads = report.leaked_threads;
+                let leaked = std::mem::replace(&mut record.leaked_threads, threads) != threads;
                 self.reported = true;
                 match wire::beats(&report, &record.names) {
                     Ok(beats) => {
                         record.hear(&beats);
                         let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
-                        self.step(Event::Report { node: name, runtime_lag, beats });
+                        self.step(Event::Report { node: name.clone(), runtime_lag, beats });
+                        if leaked {
+                            self.step(Event::ThreadsLeaked { node: name, threads });
+                        }
                     }
                     Err(what) => self.expel(&name, what),
                 }
