@@ -78,6 +78,8 @@ pub struct NodeSnapshot {
     pub draining: bool,
     /// A supervisor decides over its wards.
     pub attending: bool,
+    /// The node itself does. Neither: the supervisor was lost and may be back any moment.
+    pub alone: bool,
     /// Threads that did not return when their ward was abandoned.
     pub leaked_threads: u32,
 }
@@ -273,6 +275,10 @@ impl Keeper {
                     self.asked_for_output(asked);
                     Next::Go
                 }
+                Some(Down::Legacy(legacy)) => {
+                    self.inherit(&legacy);
+                    Next::Go
+                }
                 // A message of a later version: nothing we could do about it.
                 None => Next::Go,
             },
@@ -301,6 +307,13 @@ impl Keeper {
         self.publish();
     }
 
+    fn inherit(&mut self, legacy: &v1::Legacy) {
+        let (host, node) = (&self.setup.host, self.setup.info.name.as_str());
+        let ward = |slot| host.name(slot).map(|ward| WardId::new(node, ward));
+        let inherited = wire::legacy(legacy, self.now(), self.setup.mandate.boot(), ward);
+        self.setup.mandate.inherit(inherited);
+    }
+
     /// Sweeps the hearts, reports when it is time, takes the mandate when nobody has it.
     fn sweep(&mut self) {
         let now = self.now();
@@ -322,6 +335,7 @@ impl Keeper {
             self.report_every = OWN_REPORTS;
             let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
             self.queue.extend(self.setup.mandate.take(now, reports));
+            self.publish();
         }
         if self.welcomed
             && self.link.is_some()
@@ -536,6 +550,7 @@ impl Keeper {
             wards: self.setup.host.view(),
             draining: self.setup.draining.load(Relaxed),
             attending: self.welcomed,
+            alone: self.setup.mandate.is_own(),
             leaked_threads: self.setup.host.leaked(),
         }));
     }

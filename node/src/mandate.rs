@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::text::cut;
-use wardkeep_steward::{Action, Config, Event, GroupSpec, NodeName, Steward, WardReport};
+use wardkeep_steward::{Action, Config, Event, GroupSpec, Memory, NodeName, Steward, WardReport};
 
 /// Longest history kept for a supervisor to come.
 const HISTORY: usize = 256;
@@ -23,6 +23,8 @@ pub(crate) struct Mandate {
     epoch: u64,
     grace: Duration,
     history: Vec<wardkeep_proto::v1::Event>,
+    /// What the supervisor leaves to the own steward.
+    legacy: (Vec<GroupSpec>, Memory),
 }
 
 enum Holder {
@@ -45,7 +47,12 @@ impl Mandate {
             epoch: 0,
             grace: Duration::from_secs(2),
             history: Vec::new(),
+            legacy: Default::default(),
         }
+    }
+
+    pub(crate) fn boot(&self) -> u128 {
+        self.boot
     }
 
     pub(crate) fn is_own(&self) -> bool {
@@ -59,7 +66,8 @@ impl Mandate {
     /// The node's own steward takes over the wards as they are.
     pub(crate) fn take(&mut self, now: Duration, wards: Vec<WardReport>) -> Vec<Action> {
         let config = Config { seed: self.seed, ..Config::default() };
-        let mut steward = Box::new(Steward::new(config));
+        let (groups, memory) = self.legacy.clone();
+        let mut steward = Box::new(Steward::new(config).with_groups(groups).with_memory(memory));
         let actions = steward.step(
             now,
             Event::NodeAttached {
@@ -81,8 +89,15 @@ impl Mandate {
         self.epoch = epoch;
         self.grace = grace;
         self.history.clear();
+        // It will tell.
+        self.legacy = Default::default();
         self.holder = Holder::Theirs { lost_at: None };
         true
+    }
+
+    /// What the supervisor leaves to the own steward, should it have to take over.
+    pub(crate) fn inherit(&mut self, legacy: (Vec<GroupSpec>, Memory)) {
+        self.legacy = legacy;
     }
 
     /// The session with the supervisor ended.

@@ -127,6 +127,63 @@ pub fn group_spec_message(spec: &steward::GroupSpec) -> v1::GroupSpec {
     }
 }
 
+/// Restarts of one group that are told of.
+const MOST_RESTARTS: usize = 4_096;
+
+/// Groups and counts that another steward leaves, on a clock that shows `now`. What was before its zero
+/// is left out.
+pub fn legacy(
+    legacy: &v1::Legacy,
+    now: Duration,
+    boot: u128,
+    ward: impl Fn(usize) -> Option<steward::WardId>,
+) -> (Vec<steward::GroupSpec>, steward::Memory) {
+    let at = |age: u32| now.checked_sub(Duration::from_millis(age.into()));
+    let mut memory = steward::Memory::default();
+    let mut specs = Vec::new();
+    for group in &legacy.groups {
+        let Some(spec) = group.spec.as_ref().filter(|spec| !spec.name.is_empty()).map(group_spec) else {
+            continue;
+        };
+        let times = group.restart_ages_ms.iter().take(MOST_RESTARTS).filter_map(|age| at(*age));
+        memory.groups.insert(spec.name.clone(), times.collect());
+        specs.push(spec);
+    }
+    for told in &legacy.wards {
+        let Some(id) = ward(told.slot as usize) else { continue };
+        let failures = usize::try_from(told.failures).unwrap_or_default().min(steward::MOST_DECIDED);
+        let decided = at(told.age_ms).map(|at| vec![at; failures]).unwrap_or_default();
+        let known = steward::WardMemory { boot, restarts: told.restarts, decided, ..Default::default() };
+        memory.wards.insert(id, known);
+    }
+    (specs, memory)
+}
+
+/// What the above reads, of a clock that shows `now`.
+pub fn legacy_message(
+    (specs, memory): &(Vec<steward::GroupSpec>, steward::Memory),
+    now: Duration,
+    slot: impl Fn(&steward::WardId) -> Option<u32>,
+) -> v1::Legacy {
+    let age = |at: Duration| u32::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u32::MAX);
+    let groups = specs.iter().map(|spec| {
+        let times = memory.groups.get(&spec.name).into_iter().flatten();
+        v1::GroupLegacy {
+            spec: Some(group_spec_message(spec)),
+            restart_ages_ms: times.map(|at| age(*at)).collect(),
+        }
+    });
+    let wards = memory.wards.iter().filter_map(|(id, known)| {
+        Some(v1::WardLegacy {
+            slot: slot(id)?,
+            restarts: known.restarts,
+            failures: u32::try_from(known.decided.len()).unwrap_or(u32::MAX),
+            age_ms: known.decided.last().map(|at| age(*at)).unwrap_or_default(),
+        })
+    });
+    v1::Legacy { groups: groups.collect(), wards: wards.collect() }
+}
+
 /// A phase as the wire knows it.
 pub fn state(phase: steward::Phase) -> v1::WardState {
     match phase {

@@ -28,6 +28,11 @@ impl Streak {
         delay
     }
 
+    /// How many failures there were in a row, and when the last restart was due.
+    pub(crate) fn row(&self) -> Option<(u32, Time)> {
+        Some((self.failures, self.last?))
+    }
+
     /// A restart that a steward before this one decided.
     pub(crate) fn recall(&mut self, backoff: &Backoff, at: Time) {
         if self.last.is_none_or(|last| at.saturating_sub(last) > backoff.reset) {

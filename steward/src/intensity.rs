@@ -38,6 +38,11 @@ impl Restarts {
         u32::try_from(recent).unwrap_or(u32::MAX)
     }
 
+    /// When those were.
+    pub(crate) fn times(&self, now: Time, period: Duration) -> Vec<Time> {
+        self.0.iter().filter(|at| now.saturating_sub(**at) <= period).copied().collect()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.0.clear();
     }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     core::Steward,
-    types::{Cause, NodeName, Phase, Time, WardId, WardReport},
+    types::{Cause, GroupSpec, NodeName, Phase, Time, WardId, WardReport},
     ward::{Intent, Pending},
 };
 
@@ -59,7 +59,40 @@ pub struct Resume {
     pub cause: Cause,
 }
 
+/// No pause grows any more after so many failures in a row.
+pub const MOST_DECIDED: usize = 64;
+
 impl Steward {
+    /// What another steward needs to go on with the wards of a node: the groups they are in, outermost
+    /// first, and the restarts counted so far. Times are on this steward's clock. That wards rest is
+    /// not in it: their node knows.
+    pub fn legacy(&self, node: &str, now: Time) -> (Vec<GroupSpec>, Memory) {
+        let now = now.max(self.now);
+        let (mut specs, mut memory) = (Vec::new(), Memory::default());
+        let Some(node) = self.nodes.get(node) else { return (specs, memory) };
+        for id in &node.order {
+            let mut chain: Vec<_> = self.groups_of(id).collect();
+            chain.reverse();
+            for group in chain {
+                let name = &group.spec.name;
+                if !memory.groups.contains_key(name) {
+                    memory.groups.insert(name.clone(), group.restarts.times(now, group.spec.period));
+                    specs.push(group.spec.clone());
+                }
+            }
+            let Some(ward) = self.wards.get(id) else { continue };
+            let (failures, last) = ward.streak.row().unwrap_or_default();
+            if ward.restarts > 0 || failures > 0 {
+                let decided = vec![last; usize::try_from(failures).unwrap_or_default().min(MOST_DECIDED)];
+                let known =
+                    WardMemory { boot: node.boot, restarts: ward.restarts, decided, ..WardMemory::default() };
+                memory.wards.insert(id.clone(), known);
+            }
+        }
+        memory.groups.retain(|_, times| !times.is_empty());
+        (specs, memory)
+    }
+
     /// Goes on with what a steward before this one knew. Times are on this steward's clock.
     #[must_use]
     pub fn with_memory(mut self, memory: Memory) -> Self {

@@ -126,3 +126,26 @@ fn a_transient_ward_stopped_for_a_restart_is_not_forgotten() {
     steward.step(NOW, Event::NodeAttached { node, boot, wards, groups });
     assert_eq!(starts(&steward.step(NOW + 5 * SECOND, Event::Tick)), 1);
 }
+
+#[test]
+fn a_steward_leaves_its_groups_and_counts_to_another() {
+    let mut first = Steward::new(Config::default());
+    first.step(NOW, attached(Phase::Running, 1));
+    for (incarnation, at) in [(1, NOW), (2, NOW + SECOND)] {
+        crash(&mut first, at, incarnation);
+        // The pause before it is over.
+        first.step(at + SECOND / 2, Event::Tick);
+        first.step(at + SECOND / 2, Event::WardStarting { ward: ward(), incarnation: incarnation + 1 });
+        first.step(at + SECOND / 2, Event::WardRunning { ward: ward(), incarnation: incarnation + 1 });
+    }
+    let (groups, memory) = first.legacy("n", NOW + 3 * SECOND);
+    assert_eq!((&*groups[0].name, groups[0].intensity), ("g", 2));
+    let mut second = Steward::new(Config::default()).with_groups(groups).with_memory(memory);
+    let Event::NodeAttached { node, boot, wards, .. } = attached(Phase::Running, 3) else { unreachable!() };
+    second.step(NOW + 3 * SECOND, Event::NodeAttached { node, boot, wards, groups: vec![] });
+    assert_eq!(second.wards(NOW).next().unwrap().restarts, 2);
+    let actions = crash(&mut second, NOW + 4 * SECOND, 3);
+    let gave_up = |a: &Action| matches!(a, Action::Note(note) if matches!(note.what, What::GroupGaveUp { recent: 3, .. }));
+    assert!(actions.iter().any(gave_up), "{actions:?}");
+    assert_eq!(first.legacy("nobody", NOW), (Vec::new(), Memory::default()));
+}

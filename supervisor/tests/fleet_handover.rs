@@ -57,3 +57,35 @@ async fn a_ward_quarantined_by_its_node_alone_is_still_quarantined_under_a_super
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_loses_its_supervisor_goes_on_with_its_groups_and_counts() {
+    within(async {
+        // Only the supervisor knows this group, and only it saw the first restart.
+        let group = GroupSpec { intensity: 1, ..GroupSpec::new("g") };
+        let sup = supervisor(quick().mandate_grace(Duration::from_millis(200)).group(group)).await;
+        let poke = tokio::sync::watch::Sender::new(0_u64);
+        let node =
+            attending(&sup, "n").ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
+        let mut snapshots = node.handle().snapshots();
+        let mut tasks = JoinSet::new();
+        let (end_node, node_ends) = oneshot::channel::<()>();
+        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
+        sup.runs("n", "f", 1).await;
+        poke.send_replace(1);
+        sup.runs("n", "f", 2).await;
+
+        sup.running.kill().await;
+        snapshots.wait_for(|now| now.alone).await.unwrap();
+        poke.send_replace(2);
+        let ended = |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| {
+            let ward = &now.wards[0];
+            assert!(ward.incarnation <= 2, "its group may restart it once: {ward:?}");
+            ward.state() == WardState::Quarantined
+        };
+        snapshots.wait_for(ended).await.unwrap();
+        drop(end_node);
+        while tasks.join_next().await.is_some() {}
+    })
+    .await;
+}

@@ -35,6 +35,7 @@ impl Fleet {
             Action::Note(note) => {
                 self.keep(&note);
                 self.intend_noted(&note);
+                self.changes_legacy(&note);
                 *latest = note.cause;
             }
             Action::Start { ward, after_incarnation, cause } => {
@@ -106,9 +107,31 @@ impl Fleet {
                 }
             }
         }
+        self.bequeath();
         if let Some(news) = self.chronicle.news() {
             self.tell(v1::EventKind::Steward, "", news, "");
         }
+    }
+
+    /// Tells nodes what their own stewards go on with if they lose us.
+    fn bequeath(&mut self) {
+        let now = self.now();
+        for node in std::mem::take(&mut self.heirs) {
+            let Some(record) = self.nodes.get(&node) else { continue };
+            let slot = |id: &WardId| record.slot(&id.ward);
+            let legacy = wire::legacy_message(&self.steward.legacy(&node, now), now, slot);
+            self.send(&node, Down::Legacy(legacy));
+        }
+    }
+
+    /// A restart counts for all nodes that its group is on.
+    fn changes_legacy(&mut self, note: &Note) {
+        let counts = matches!(note.what, What::WardRestart { .. } | What::GroupRestart { .. });
+        let Some(ward) = note.ward.as_ref().filter(|_| counts) else { return };
+        let group = self.group_of(ward);
+        let members = self.steward.group(&group, self.now()).map(|group| group.members);
+        let nodes = members.into_iter().flatten().map(|id| id.node.clone());
+        self.heirs.extend(nodes.chain([ward.node.clone()]));
     }
 
     // --- the story ---

@@ -149,6 +149,8 @@ pub(super) struct Fleet {
     pub(super) launcher: mpsc::Sender<launcher::Order>,
     origin: Instant,
     started_at: prost_types::Timestamp,
+    /// Nodes whose own stewards need to know more than they were told.
+    pub(super) heirs: BTreeSet<Arc<str>>,
     pub(super) state_changed: bool,
     reported: bool,
     shown_at: Instant,
@@ -184,6 +186,7 @@ impl Fleet {
             launcher,
             origin,
             started_at: timestamp(Utc::now()),
+            heirs: BTreeSet::new(),
             state_changed: true,
             reported: false,
             shown_at: origin,
@@ -336,6 +339,7 @@ impl Fleet {
         self.settle_at_attach(&name, hello, &boot.to_string());
         self.attached(name.clone(), hello, boot.as_u128());
         self.resume(&name);
+        self.heirs.insert(name);
     }
 
     /// Whether a node may attend under the name it claims.

@@ -373,6 +373,7 @@ impl FakeNode {
             tokio::select! {
                 message = self.down.message() => match message.unwrap().expect("the session ended").kind {
                     Some(Down::Command(command)) => return command,
+                    Some(Down::Legacy(_)) => {}
                     other => panic!("no command but {other:?}"),
                 },
                 _ = pulse.tick() => self.report().await,
