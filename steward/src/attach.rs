@@ -67,6 +67,7 @@ impl Steward {
 
     fn adopt(&mut self, reports: Vec<(WardId, WardReport, bool)>) {
         let mut missed = Missed::new();
+        let ids: Vec<_> = reports.iter().map(|(id, ..)| id.clone()).collect();
         for (id, report, known) in reports {
             match report.phase {
                 Phase::Starting | Phase::Running | Phase::Stopping => self.adopt_live(&id, &report),
@@ -81,6 +82,7 @@ impl Steward {
                 None => self.failed(&id, cause),
             }
         }
+        self.recall_ends(&ids);
         self.prune_groups();
     }
 

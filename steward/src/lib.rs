@@ -60,7 +60,7 @@ mod ward;
 
 pub use crate::core::Steward;
 pub use life::REPEAT_AFTER;
-pub use memory::{Memory, Rest, Resume, WardMemory};
+pub use memory::{GroupEnd, Memory, Rest, Resume, WardMemory};
 pub use node::{FORGET_AFTER, GOODBYE_PATIENCE};
 pub use plan::START_PATIENCE;
 pub use tree::MAX_DEPTH;

@@ -150,7 +150,7 @@ fn config() -> impl Strategy<Value = Config> {
                 refill,
                 relaunch_after,
                 own_lateness,
-                _,
+                attend_timeout,
             ] = spans;
             Config {
                 pulse_interval,
@@ -161,6 +161,7 @@ fn config() -> impl Strategy<Value = Config> {
                 restart_burst,
                 restart_refill: refill,
                 relaunch_after,
+                attend_timeout,
                 own_lateness,
                 seed,
             }
