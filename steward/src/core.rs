@@ -180,7 +180,14 @@ impl Steward {
     pub(crate) fn note(&mut self, node: Option<&NodeName>, ward: Option<&WardId>, what: What, cause: Cause) {
         let incarnation = ward.and_then(|id| self.wards.get(id)).map_or(0, |ward| ward.incarnation);
         let node = node.or(ward.map(|id| &id.node)).cloned();
-        self.out.push(Action::Note(Note { node, ward: ward.cloned(), incarnation, what, cause, reach: None }));
+        self.out.push(Action::Note(Note {
+            node,
+            ward: ward.cloned(),
+            incarnation,
+            what,
+            cause,
+            reach: None,
+        }));
     }
 
     /// Tells of a decision about groups, which `ward` led to: `at` this place among the actions, before

@@ -347,7 +347,8 @@ impl Steward {
     fn abandon(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: &Cause) {
         let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
         let what = What::GroupGaveUp { group: name.clone(), recent };
-        let ends = |ward: &Ward| if inner { ward.intent == Intent::Ended } else { ward.intent != Intent::Down };
+        let ends =
+            |ward: &Ward| if inner { ward.intent == Intent::Ended } else { ward.intent != Intent::Down };
         let reach = self.reach_of_rest(name, ends);
         self.note_reach(self.out.len(), ward, what, cause.clone(), reach);
         for group in self.subtree(name) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use wardkeep_steward::{
-    Action, Cause, Config, Event, ExitKind, GroupEnd, GroupSpec, Memory, Phase, Rest, Restart, Resume, Steward,
-    Verdict, WardId, WardMemory, WardReport, WardSpec, What,
+    Action, Cause, Config, Event, ExitKind, GroupEnd, GroupSpec, Memory, Phase, Rest, Restart, Resume,
+    Steward, Verdict, WardId, WardMemory, WardReport, WardSpec, What,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -154,14 +154,13 @@ fn the_end_of_a_group_that_was_cut_off_goes_on_and_the_group_it_is_in_decides_th
     assert_eq!(starts(&steward.step(NOW + 9 * SECOND, Event::Tick)), 0);
     // It had not.
     let (mut steward, actions) = nested(ending(), Phase::Running, 3);
-    assert!(actions.iter().any(|action| matches!(action, Action::Stop { incarnation: 3, .. })), "{actions:?}");
+    assert!(
+        actions.iter().any(|action| matches!(action, Action::Stop { incarnation: 3, .. })),
+        "{actions:?}"
+    );
     assert!(steward.is_planned(&ward()) || steward.ward(&ward()).unwrap().phase == Phase::Stopping);
-    let exited = Event::WardExited {
-        ward: ward(),
-        incarnation: 3,
-        kind: ExitKind::Stopped,
-        cause: Cause::default(),
-    };
+    let exited =
+        Event::WardExited { ward: ward(), incarnation: 3, kind: ExitKind::Stopped, cause: Cause::default() };
     assert_eq!(starts(&steward.step(NOW + SECOND, exited)), 1);
     // The one it is in has no restart left.
     let memory = Memory { groups: [("p".into(), vec![NOW - SECOND])].into(), ..ending() };

@@ -374,7 +374,8 @@ fn a_process_that_never_attends_is_launched_anew_with_the_pauses_of_any_other() 
 /// A group g within p, both one for all: a and b in g, c in p.
 fn nested(restart: Restart) -> World {
     let strategy = Strategy::OneForAll;
-    let inner = GroupSpec { strategy, intensity: 0, restart, parent: Some("p".into()), ..GroupSpec::new("g") };
+    let inner =
+        GroupSpec { strategy, intensity: 0, restart, parent: Some("p".into()), ..GroupSpec::new("g") };
     let outer = GroupSpec { strategy, ..GroupSpec::new("p") };
     let transient = |name| WardSpec { restart: Restart::Transient, ..in_group(name) };
     let last = WardSpec { group: Some("p".into()), ..WardSpec::new("c") };
@@ -403,8 +404,7 @@ fn decisions_about_groups_tell_how_far_they_reach() {
     assert_eq!(ended, wanted);
     let restart = reach(&world, |what| matches!(what, What::GroupRestart { .. }));
     let starts = ["a", "b", "c"].map(id).to_vec();
-    let wanted =
-        Reach { starts, groups: vec!["g".into()], counts_for: Some("p".into()), ..Reach::default() };
+    let wanted = Reach { starts, groups: vec!["g".into()], counts_for: Some("p".into()), ..Reach::default() };
     assert_eq!(restart, wanted);
     world.log.clear();
     world.crash(&id("c"));
@@ -420,7 +420,10 @@ fn decisions_about_groups_tell_how_far_they_reach() {
             What::GroupGaveUp { .. } => !inner,
             _ => false,
         });
-        assert_eq!((gave_up.starts, gave_up.ends, gave_up.escalates_to), (vec![], ["a", "b"].map(id).into(), None));
+        assert_eq!(
+            (gave_up.starts, gave_up.ends, gave_up.escalates_to),
+            (vec![], ["a", "b"].map(id).into(), None)
+        );
     }
 }
 
