@@ -22,7 +22,19 @@ pub fn event(note: &Note) -> v1::Event {
         text,
         error: note.cause.error_id.as_ref().map(|id| v1::Error { id: id.to_string(), ..Default::default() }),
         traceparent: note.cause.traceparent.as_deref().unwrap_or_default().to_owned(),
+        group: group(&note.what).unwrap_or_default().to_owned(),
         ..Default::default()
+    }
+}
+
+/// The group that is decided about as a whole.
+fn group(what: &What) -> Option<&str> {
+    match what {
+        What::GroupGaveUp { group, .. }
+        | What::GroupFailed { group, .. }
+        | What::GroupRestart { group, .. }
+        | What::GroupShutDown { group } => Some(group),
+        _ => None,
     }
 }
 
@@ -83,19 +95,24 @@ fn tell(note: &Note) -> (v1::EventKind, Option<Verdict>, String) {
             (K::GroupGaveUp, None, because(text))
         }
         What::GroupFailed { group, recent } => {
-            let text = format!("group {group} ends after {recent} restarts; the group it is in decides");
+            let then = match note.reach.as_ref().and_then(|reach| reach.escalates_to.as_ref()) {
+                Some(parent) => format!("group {parent}, which it is in, decides"),
+                None => "nobody restarts it".to_owned(),
+            };
+            let text = format!("group {group} ends after {recent} restarts; {then}");
             (K::GroupGaveUp, None, because(text))
         }
         What::GroupRestart { group, recent, intensity, delay } => {
             let after = after(*delay);
-            let text = format!(
-                "group {group} is restarted{after}: restart {recent} of {intensity} allowed where it is in"
-            );
-            (K::WardRestart, None, because(text))
+            let parent = note.reach.as_ref().and_then(|reach| reach.counts_for.as_deref());
+            let parent = parent.map(|name| format!(" in group {name}")).unwrap_or_default();
+            let text =
+                format!("group {group} is restarted{after}: restart {recent} of {intensity} allowed{parent}");
+            (K::GroupRestart, None, because(text))
         }
         What::GroupShutDown { group } => {
             let text = format!("group {group} shuts down, for its significant members have ended");
-            (K::WardStopped, None, because(text))
+            (K::GroupShutDown, None, because(text))
         }
         What::Asked(asked) => {
             let word = match asked {

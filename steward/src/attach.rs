@@ -69,6 +69,7 @@ impl Steward {
 
     fn adopt(&mut self, reports: Vec<(WardId, WardReport, bool)>) {
         let mut missed = Missed::new();
+        let ids: Vec<_> = reports.iter().map(|(id, ..)| id.clone()).collect();
         for (id, report, known) in reports {
             match report.phase {
                 Phase::Starting | Phase::Running | Phase::Stopping => self.adopt_live(&id, &report),
@@ -83,6 +84,7 @@ impl Steward {
                 None => self.failed(&id, cause),
             }
         }
+        self.recall_ends(&ids);
         self.prune_groups();
     }
 

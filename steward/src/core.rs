@@ -19,8 +19,8 @@ use crate::{
     memory::Memory,
     node::Node,
     types::{
-        Action, Cause, Config, Event, GroupSpec, GroupView, NodeName, NodeView, Note, Time, Verdict, WardId,
-        WardView, What,
+        Action, Cause, Config, Event, GroupSpec, GroupView, NodeName, NodeView, Note, Reach, Time, Verdict,
+        WardId, WardView, What,
     },
     ward::{Ward, seconds},
 };
@@ -183,7 +183,22 @@ impl Steward {
     pub(crate) fn note(&mut self, node: Option<&NodeName>, ward: Option<&WardId>, what: What, cause: Cause) {
         let incarnation = ward.and_then(|id| self.wards.get(id)).map_or(0, |ward| ward.incarnation);
         let node = node.or(ward.map(|id| &id.node)).cloned();
-        self.out.push(Action::Note(Note { node, ward: ward.cloned(), incarnation, what, cause }));
+        self.out.push(Action::Note(Note {
+            node,
+            ward: ward.cloned(),
+            incarnation,
+            what,
+            cause,
+            reach: None,
+        }));
+    }
+
+    /// Tells of a decision about groups, which `ward` led to: `at` this place among the actions, before
+    /// what follows from it.
+    pub(crate) fn note_reach(&mut self, at: usize, ward: &WardId, what: What, cause: Cause, reach: Reach) {
+        let incarnation = self.wards.get(ward).map_or(0, |ward| ward.incarnation);
+        let (node, ward, reach) = (Some(ward.node.clone()), Some(ward.clone()), Some(Box::new(reach)));
+        self.out.insert(at, Action::Note(Note { node, ward, incarnation, what, cause, reach }));
     }
 
     /// Whether wards of this node can be told anything, and be judged.

@@ -14,9 +14,10 @@ use crate::{
     plan::{End, Ending, Plan},
     tree::Member,
     types::{
-        AutoShutdown, Cause, GroupSpec, GroupView, Phase, Restart, Strategy, Time, Verdict, WardId, What,
+        AutoShutdown, Cause, GroupSpec, GroupView, Phase, Reach, Restart, Strategy, Time, Verdict, WardId,
+        What,
     },
-    ward::{Intent, Pending, Then},
+    ward::{Intent, Pending, Then, Ward},
 };
 
 /// Where a group's spec comes from.
@@ -125,7 +126,7 @@ impl Steward {
         let delay = self.pause_before(name, member);
         let due = now.saturating_add(delay);
         let alone = strategy == Strategy::OneForOne;
-        let recent = added.recent;
+        let (recent, at) = (added.recent, self.out.len());
         let what = match member {
             Member::Ward(id) => {
                 let due = alone.then_some(due);
@@ -134,12 +135,11 @@ impl Steward {
             }
             Member::Group(group) => What::GroupRestart { group: group.clone(), recent, intensity, delay },
         };
-        self.note(None, Some(ward), what, cause.clone());
-        match member {
-            Member::Ward(_) if alone => {}
+        let (starts, groups) = match member {
+            Member::Ward(id) if alone => (vec![id.clone()], Vec::new()),
             Member::Group(group) if alone => {
-                let concerned = self.concerned_anew(group);
-                self.plan_restart(group, self.subtree(group), &concerned, due, cause);
+                let (concerned, groups) = (self.concerned_anew(group), self.subtree(group));
+                (self.plan_restart(group, &groups, &concerned, due, cause.clone()), groups)
             }
             _ => {
                 let affected = self.affected(name, member);
@@ -148,10 +148,14 @@ impl Steward {
                     Member::Group(name) => Some(self.subtree(name)),
                     Member::Ward(_) => None,
                 });
-                self.plan_restart(name, groups.flatten().collect(), &concerned, due, cause);
+                let groups: Vec<_> = groups.flatten().collect();
+                let starts = self.plan_restart(name, &groups, &concerned, due, cause.clone());
                 self.leave_behind(&affected);
+                (starts, groups)
             }
-        }
+        };
+        let reach = Reach { starts, groups, counts_for: Some(name.clone()), ..Reach::default() };
+        self.note_reach(at, ward, what, cause, reach);
     }
 
     /// The pause before a member's restart: its group's backoff, its own row of failures.
@@ -165,7 +169,11 @@ impl Steward {
                 self.ward_mut(id).map(|ward| ward.streak.next(&backoff, now, seed, &id.to_string()))
             }
             Member::Group(name) => {
-                self.groups.get_mut(name).map(|group| group.streak.next(&backoff, now, seed, name))
+                let before = self.memory.restarted.remove(name).unwrap_or_default();
+                self.groups.get_mut(name).map(|group| {
+                    before.into_iter().for_each(|at| group.streak.recall(&backoff, at));
+                    group.streak.next(&backoff, now, seed, name)
+                })
             }
         }
         .unwrap_or_default()
@@ -206,19 +214,19 @@ impl Steward {
     }
 
     /// Plans the restart of all that a failure concerns, in `name`; what an earlier plan has not done
-    /// yet is taken over. `groups` begin anew.
+    /// yet is taken over. `groups` begin anew. Returns the wards that are to start.
     fn plan_restart(
         &mut self,
         name: &Arc<str>,
-        groups: Vec<Arc<str>>,
+        groups: &[Arc<str>],
         concerned: &Concerned,
         due: Time,
         cause: Cause,
-    ) {
+    ) -> Vec<WardId> {
         let earlier = self.groups.get_mut(name).and_then(|group| group.plan.take());
         let due = earlier.as_ref().map_or(due, |plan| plan.due.max(due));
         let earlier: BTreeSet<_> = earlier.into_iter().flat_map(|plan| plan.starts).collect();
-        for group in &groups {
+        for group in groups {
             if let Some(group) = self.groups.get_mut(group) {
                 group.renew();
             }
@@ -247,14 +255,15 @@ impl Steward {
         for id in out_of_reach.filter(|id| !self.ready(&id.node)).cloned().collect::<Vec<_>>() {
             self.release(&id);
         }
-        let below = groups.into_iter().filter(|group| group != name).collect();
+        let below = groups.iter().filter(|group| *group != name).cloned().collect();
         if let Some(group) = self.groups.get_mut(name) {
-            group.plan = Some(Plan { stops, starts: starts.into(), due, cause, below, end: None });
+            group.plan = Some(Plan { stops, starts: starts.clone().into(), due, cause, below, end: None });
         }
         self.dirty.insert(name.clone());
         for (id, _) in concerned.iter().filter(|(_, starts)| !**starts) {
             self.rest_if_forgotten(id);
         }
+        starts
     }
 
     /// A ward that was to be restarted, and is not among those that are restarted now.
@@ -325,7 +334,8 @@ impl Steward {
         let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
         if inner {
             let what = What::GroupFailed { group: name.clone(), recent };
-            self.note(None, Some(ward), what, cause.clone());
+            let reach = self.reach_of_end(name);
+            self.note_reach(self.out.len(), ward, what, cause.clone(), reach);
         } else if !self.escalate_group(name, recent, ward, &cause) {
             self.abandon(name, recent, ward, &cause);
         }
@@ -335,14 +345,17 @@ impl Steward {
     /// Quarantines all wards of a group but those that people stopped. If it is in another group, they
     /// come back when that one begins anew; else an operator has to start them.
     pub(crate) fn abandon(&mut self, name: &Arc<str>, recent: u32, ward: &WardId, cause: &Cause) {
+        let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
         let what = What::GroupGaveUp { group: name.clone(), recent };
-        self.note(None, Some(ward), what, cause.clone());
+        let ends =
+            |ward: &Ward| if inner { ward.intent == Intent::Ended } else { ward.intent != Intent::Down };
+        let reach = self.reach_of_rest(name, ends);
+        self.note_reach(self.out.len(), ward, what, cause.clone(), reach);
         for group in self.subtree(name) {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.gave_up = true;
             }
         }
-        let inner = self.groups.get(name).is_some_and(|group| group.parent.is_some());
         for id in self.wards_in(name) {
             let Some(ward) = self.wards.get(&id).filter(|ward| ward.intent != Intent::Down) else { continue };
             let (ended, down) = (ward.intent == Intent::Ended, ward.is_down());
@@ -354,8 +367,30 @@ impl Steward {
         }
     }
 
+    /// How far the end of a group reaches: its wards come back if the group it is in is to restart it.
+    fn reach_of_end(&self, name: &Arc<str>) -> Reach {
+        let group = self.groups.get(name).filter(|group| group.spec.restart == Restart::Permanent);
+        let parent = group.and_then(|group| group.parent.clone());
+        let parent = parent.filter(|name| self.groups.get(name).is_some_and(|group| !group.gave_up));
+        if parent.is_none() {
+            return self.reach_of_rest(name, |ward| matches!(ward.intent, Intent::Up | Intent::Ended));
+        }
+        let returns =
+            |id: &WardId| self.ready(&id.node) && self.wards.get(id).is_some_and(|ward| ward.follows_anew());
+        let starts = self.wards_in(name).into_iter().filter(returns).collect();
+        let (groups, counts_for) = (self.subtree(name), Some(name.clone()));
+        Reach { starts, groups, counts_for, escalates_to: parent, ..Reach::default() }
+    }
+
+    /// How far the end of a group reaches that nobody restarts.
+    fn reach_of_rest(&self, name: &Arc<str>, ends: impl Fn(&Ward) -> bool) -> Reach {
+        let ends = self.wards_in(name).into_iter().filter(|id| self.wards.get(id).is_some_and(&ends));
+        let (ends, groups, counts_for) = (ends.collect(), self.subtree(name), Some(name.clone()));
+        Reach { ends, groups, counts_for, ..Reach::default() }
+    }
+
     /// Stops what runs of a group, in its own order.
-    fn end_group(&mut self, name: &Arc<str>, end: End, cause: Cause) {
+    pub(crate) fn end_group(&mut self, name: &Arc<str>, end: End, cause: Cause) {
         for group in self.subtree(name) {
             if let Some(group) = self.groups.get_mut(&group) {
                 group.plan = None;
@@ -426,7 +461,9 @@ impl Steward {
             AutoShutdown::AllSignificant => !self.members(name).iter().any(left),
         };
         if ends {
-            self.note(None, Some(ward), What::GroupShutDown { group: name.clone() }, cause.clone());
+            let reach = self.reach_of_end(name);
+            let what = What::GroupShutDown { group: name.clone() };
+            self.note_reach(self.out.len(), ward, what, cause.clone(), reach);
             self.end_group(name, End { how: Ending::ShutDown, ward: ward.clone() }, cause);
         }
     }

@@ -62,7 +62,7 @@ mod ward;
 pub use crate::core::Steward;
 pub use escalate::ESCALATION_PATIENCE;
 pub use life::REPEAT_AFTER;
-pub use memory::{MOST_DECIDED, Memory, Rest, Resume, WardMemory};
+pub use memory::{GroupEnd, MOST_DECIDED, Memory, Rest, Resume, WardMemory};
 pub use node::{FORGET_AFTER, GOODBYE_PATIENCE};
 pub use plan::START_PATIENCE;
 pub use tree::MAX_DEPTH;

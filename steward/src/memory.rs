@@ -3,10 +3,14 @@
 //!
 //! Given once, at the beginning. Each part is used when its group or ward is first heard of.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     core::Steward,
+    plan::{End, Ending},
     types::{Cause, GroupSpec, NodeName, Phase, Time, WardId, WardReport},
     ward::{Intent, Pending},
 };
@@ -14,12 +18,29 @@ use crate::{
 /// What a steward before this one knew. See [`Steward::with_memory`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// When restarts of each group were decided, oldest first.
+    /// When restarts of each group's members were decided, oldest first.
     pub groups: BTreeMap<Arc<str>, Vec<Time>>,
     /// When nodes were last restarted by escalation.
     pub escalated: BTreeMap<NodeName, Time>,
+    /// When each group itself was restarted by the one it is in, oldest first.
+    pub restarted: BTreeMap<Arc<str>, Vec<Time>>,
+    /// Groups that gave up and have not begun anew since.
+    pub gave_up: BTreeSet<Arc<str>>,
+    /// Groups that were ending, and of which the group they are in had yet to decide.
+    pub ending: BTreeMap<Arc<str>, GroupEnd>,
     /// What is known of wards.
     pub wards: BTreeMap<WardId, WardMemory>,
+}
+
+/// The end of a group that was not seen through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupEnd {
+    /// After so many restarts within its period; `None`: it shut down.
+    pub recent: Option<u32>,
+    /// The ward that led there.
+    pub ward: WardId,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// What is known of a ward.
@@ -106,10 +127,26 @@ impl Steward {
 
     /// A group is heard of for the first time.
     pub(crate) fn recall_group(&mut self, name: &Arc<str>) {
-        let Some(times) = self.memory.groups.remove(name) else { return };
         let Some(group) = self.groups.get_mut(name) else { return };
-        for at in times {
+        for at in self.memory.groups.remove(name).unwrap_or_default() {
             group.restarts.add(at, u32::MAX, group.spec.period);
+        }
+        if self.memory.gave_up.remove(name) {
+            (group.gave_up, group.over) = (true, true);
+        }
+    }
+
+    /// Wards of groups that were ending are there: their ends go on.
+    pub(crate) fn recall_ends(&mut self, wards: &[WardId]) {
+        if self.memory.ending.is_empty() {
+            return;
+        }
+        let names: BTreeSet<_> =
+            wards.iter().flat_map(|id| self.groups_of(id)).map(|group| group.spec.name.clone()).collect();
+        for name in names {
+            let Some(GroupEnd { recent, ward, cause }) = self.memory.ending.remove(&name) else { continue };
+            let how = recent.map_or(Ending::ShutDown, |recent| Ending::GaveUp { recent });
+            self.end_group(&name, End { how, ward }, cause);
         }
     }
 
@@ -117,6 +154,7 @@ impl Steward {
     pub(crate) fn recall_ward(&mut self, id: &WardId, report: &WardReport) {
         let Some(known) = self.memory.wards.remove(id) else { return };
         let boot = self.nodes.get(&id.node).map(|node| node.boot);
+        let gave_up: Vec<_> = self.groups_of(id).map(|group| group.gave_up).collect();
         let Some(ward) = self.wards.get_mut(id) else { return };
         if boot == Some(known.boot) {
             ward.restarts = known.restarts;
@@ -128,7 +166,9 @@ impl Steward {
         match known.rests {
             Some(Rest::Down) => ward.intent = Intent::Down,
             Some(Rest::Quarantined) => {
-                ward.intent = Intent::Quarantined;
+                // A group that gave up within another may yet be restarted by that one.
+                let inner = gave_up.contains(&true) && gave_up.last() == Some(&false);
+                ward.intent = if inner { Intent::Ended } else { Intent::Quarantined };
                 group.gave_up = true;
             }
             None => {}

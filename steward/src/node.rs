@@ -51,7 +51,7 @@ pub(crate) struct Node {
 #[derive(Debug, Default)]
 pub(crate) struct Launch {
     due: Option<(Time, Cause)>,
-    /// When it was last launched (patient), if it has not attached since.
+    /// When it was last launched (patient), if it has not attended since.
     last: Option<Time>,
     streak: Streak,
     /// The launcher also ends the old process: that end is no news.
@@ -90,7 +90,11 @@ impl Steward {
     }
 
     pub(crate) fn launchable(&mut self, name: &NodeName) {
-        self.node_entry(name).launch.get_or_insert_default();
+        let patient = self.patient();
+        let node = self.node_entry(name);
+        // Its process is there, or is being started now.
+        let last = (!node.attached).then_some(patient);
+        node.launch.get_or_insert_with(|| Launch { last, ..Launch::default() });
         self.touched_nodes.insert(name.clone());
     }
 
@@ -281,22 +285,36 @@ impl Steward {
 
     fn wake_launch(&mut self, name: &NodeName, patient: Time) {
         let now = self.now;
-        let relaunch_after = self.config.relaunch_after;
-        let Some(node) = self.node_mut(name).filter(|node| node.verdict == Verdict::Unreachable) else {
-            return;
-        };
+        let Some(node) = self.node_mut(name) else { return };
         let (since, exited) = (node.heard_patient, node.exited);
         let Some(launch) = &mut node.launch else { return };
         if let Some((_, cause)) = launch.due.take_if(|(at, _)| *at <= now) {
             launch.last = Some(patient);
             launch.ends_old = !exited;
-            self.out.push(Action::Launch { node: name.clone(), cause });
-        } else if launch.due.is_none() {
-            let since = launch.last.unwrap_or(since);
-            if patient >= since.saturating_add(relaunch_after) {
-                let reason = format!("unreachable for {}", seconds(patient.saturating_sub(since)));
-                self.plan_launch(name, Cause { reason, ..Cause::default() });
-            }
+            return self.out.push(Action::Launch { node: name.clone(), cause });
+        }
+        let last = launch.last;
+        if self.nodes.get(name).and_then(|node| self.launch_planned_at(node)).is_none_or(|at| patient < at) {
+            return;
+        }
+        let ago = |since| seconds(patient.saturating_sub(since));
+        let reason = match last {
+            Some(last) => format!("launched {} ago, and has not attended since", ago(last)),
+            None => format!("unreachable for {}", ago(since)),
+        };
+        let cause = Cause { reason, ..Cause::default() };
+        self.judge_node(name, Verdict::Unreachable, cause.clone());
+        self.plan_launch(name, cause);
+    }
+
+    /// When (patient) the patience ends with a process that was launched and does not attend, or with a
+    /// node that is unreachable.
+    fn launch_planned_at(&self, node: &Node) -> Option<Time> {
+        let launch = node.launch.as_ref().filter(|launch| launch.due.is_none())?;
+        match launch.last {
+            Some(last) => Some(last.saturating_add(self.config.attend_timeout)),
+            None => (node.verdict == Verdict::Unreachable)
+                .then(|| node.heard_patient.saturating_add(self.config.relaunch_after)),
         }
     }
 
@@ -307,20 +325,17 @@ impl Steward {
 
     fn session_wake(&self, name: &NodeName) -> Option<Time> {
         let node = self.nodes.get(name)?;
+        let due = node.launch.as_ref().and_then(|launch| launch.due.as_ref());
+        let launch = due.map(|(at, _)| *at).or(self.launch_planned_at(node).map(|at| self.real(at)));
         if node.verdict == Verdict::Unreachable {
-            return match &node.launch {
-                Some(Launch { due: Some((at, _)), .. }) => Some(*at),
-                Some(launch) => {
-                    let since = launch.last.unwrap_or(node.heard_patient);
-                    Some(self.real(since.saturating_add(self.config.relaunch_after)))
-                }
-                None => (!node.attached).then(|| self.real(forget_at(node))),
-            };
+            let forgotten = !node.attached && node.launch.is_none();
+            return launch.or(forgotten.then(|| self.real(forget_at(node))));
         }
-        match node.left {
+        let silence = match node.left {
             Some(left) => Some(self.real(left.saturating_add(GOODBYE_PATIENCE))),
             None => node.is_expected().then(|| self.real(self.silence_ends(node))),
-        }
+        };
+        silence.into_iter().chain(launch).min()
     }
 
     fn forget(&mut self, name: &NodeName) {

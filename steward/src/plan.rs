@@ -63,6 +63,11 @@ impl Steward {
         self.plans_for(id).any(|plan| plan.expects_end_of(id))
     }
 
+    /// Whether the restart, or the end, of a group that is under way has yet to come to it.
+    pub fn is_planned(&self, id: &WardId) -> bool {
+        self.plans_for(id).any(|plan| plan.starts.contains(id) || plan.stops.contains(id))
+    }
+
     /// A group it is in is ending.
     pub(crate) fn is_ending(&self, id: &WardId) -> bool {
         self.groups_of(id).any(Group::is_ending)

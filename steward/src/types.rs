@@ -226,6 +226,8 @@ pub struct Config {
     pub escalation_gap: Duration,
     /// More threads than this that abandoned wards have left behind escalate to their node's restart.
     pub leaked_threads: u32,
+    /// A process that was launched has so long to attend; then it is launched anew.
+    pub attend_timeout: Duration,
     /// A gap between two steps longer than this means that the steward itself was late.
     pub own_lateness: Duration,
     /// Seed of the jitter.
@@ -246,6 +248,7 @@ impl Default for Config {
             escalation_pause: Duration::from_secs(3_600),
             escalation_gap: Duration::from_secs(300),
             leaked_threads: 16,
+            attend_timeout: Duration::from_secs(60),
             own_lateness: Duration::from_secs(1),
             seed: 0,
         }
@@ -532,6 +535,24 @@ pub struct Note {
     pub what: What,
     /// What led to it.
     pub cause: Cause,
+    /// Of a decision about restarts, or about a group: how far it reaches.
+    pub reach: Option<Box<Reach>>,
+}
+
+/// How far a decision reaches: what is to be remembered of it until it is seen through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Wards that are to start, in start order; those that run are stopped first. Wards of nodes that are
+    /// away are not among them.
+    pub starts: Vec<WardId>,
+    /// Wards that end and are to rest.
+    pub ends: Vec<WardId>,
+    /// Groups that begin anew (what was counted of them is forgotten), or that end.
+    pub groups: Vec<Arc<str>>,
+    /// The group whose restarts this is one of, or would have been.
+    pub counts_for: Option<Arc<str>>,
+    /// A group ends, and this one, which it is in, is going to restart it or to give up itself.
+    pub escalates_to: Option<Arc<str>>,
 }
 
 /// What a [`Note`] tells.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use wardkeep_steward::{
-    Action, Cause, Config, Event, ExitKind, GroupSpec, Memory, Phase, Rest, Restart, Resume, Steward,
-    Verdict, WardId, WardMemory, WardReport, WardSpec, What,
+    Action, Cause, Config, Event, ExitKind, GroupEnd, GroupSpec, Memory, Phase, Rest, Restart, Resume,
+    Steward, Verdict, WardId, WardMemory, WardReport, WardSpec, What,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -148,4 +148,76 @@ fn a_steward_leaves_its_groups_and_counts_to_another() {
     let gave_up = |a: &Action| matches!(a, Action::Note(note) if matches!(note.what, What::GroupGaveUp { recent: 3, .. }));
     assert!(actions.iter().any(gave_up), "{actions:?}");
     assert_eq!(first.legacy("nobody", NOW), (Vec::new(), Memory::default()));
+}
+
+/// A node with a transient ward w in g, which is in p, and what was decided of w before.
+fn nested(memory: Memory, phase: Phase, incarnation: u64) -> (Steward, Vec<Action>) {
+    let spec = WardSpec { group: Some("g".into()), restart: Restart::Transient, ..WardSpec::new("w") };
+    let report = WardReport { spec, phase, incarnation, held: false, failed: false };
+    let inner = GroupSpec { intensity: 0, parent: Some("p".into()), ..GroupSpec::new("g") };
+    let groups = vec![inner, GroupSpec { intensity: 1, ..GroupSpec::new("p") }];
+    let mut steward = Steward::new(Config::default()).with_memory(memory);
+    let actions =
+        steward.step(NOW, Event::NodeAttached { node: "n".into(), boot: 7, wards: vec![report], groups });
+    (steward, actions)
+}
+
+fn ending() -> Memory {
+    let end = GroupEnd { recent: Some(1), ward: ward(), cause: Cause::default() };
+    Memory { ending: [("g".into(), end)].into(), ..Memory::default() }
+}
+
+#[test]
+fn the_end_of_a_group_that_was_cut_off_goes_on_and_the_group_it_is_in_decides_then() {
+    // It had been stopped by then: its start is part of what is decided now.
+    let memory = Memory { wards: [(ward(), resume(3, true))].into(), ..ending() };
+    let (mut steward, actions) = nested(memory, Phase::Stopped, 3);
+    assert_eq!(starts(&actions), 1);
+    assert_eq!(steward.group("p", NOW).unwrap().recent, 1);
+    assert_eq!(starts(&steward.step(NOW + 9 * SECOND, Event::Tick)), 0);
+    // It had not.
+    let (mut steward, actions) = nested(ending(), Phase::Running, 3);
+    assert!(
+        actions.iter().any(|action| matches!(action, Action::Stop { incarnation: 3, .. })),
+        "{actions:?}"
+    );
+    assert!(steward.is_planned(&ward()) || steward.ward(&ward()).unwrap().phase == Phase::Stopping);
+    let exited =
+        Event::WardExited { ward: ward(), incarnation: 3, kind: ExitKind::Stopped, cause: Cause::default() };
+    assert_eq!(starts(&steward.step(NOW + SECOND, exited)), 1);
+    // The one it is in has no restart left.
+    let memory = Memory { groups: [("p".into(), vec![NOW - SECOND])].into(), ..ending() };
+    let (steward, actions) = nested(memory, Phase::Stopped, 3);
+    assert_eq!(starts(&actions), 0);
+    assert!(steward.group("p", NOW).unwrap().gave_up && steward.group("g", NOW).unwrap().gave_up);
+}
+
+#[test]
+fn groups_that_gave_up_are_known_and_so_are_the_pauses_between_their_restarts() {
+    let rests = WardMemory { rests: Some(Rest::Quarantined), ..WardMemory::default() };
+    let wards = [(ward(), rests)];
+    let memory = |gave_up: &[&str]| Memory {
+        gave_up: gave_up.iter().map(|name| (*name).into()).collect(),
+        wards: wards.clone().into(),
+        ..Memory::default()
+    };
+    let (mut steward, _) = nested(memory(&["g", "p"]), Phase::Stopped, 3);
+    assert!(steward.group("p", NOW).unwrap().gave_up);
+    assert_eq!(steward.ward(&ward()).unwrap().phase, Phase::Quarantined);
+    steward.step(NOW + SECOND, Event::StartWard { ward: ward(), cause: Cause::default() });
+    assert!(!steward.group("p", NOW).unwrap().gave_up);
+    let (steward, _) = nested(memory(&["g"]), Phase::Stopped, 3);
+    assert_eq!(steward.ward(&ward()).unwrap().phase, Phase::Quarantined);
+    assert!(!steward.group("p", NOW).unwrap().gave_up);
+
+    let restarted = [("g".into(), vec![NOW - 2 * SECOND, NOW - SECOND])];
+    let (_, actions) = nested(Memory { restarted: restarted.into(), ..ending() }, Phase::Stopped, 3);
+    let delay = actions.iter().find_map(|action| match action {
+        Action::Note(note) => match note.what {
+            What::GroupRestart { delay, .. } => Some(delay),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert!(delay.unwrap() >= Duration::from_millis(200), "the third in a row: {delay:?}");
 }

@@ -156,7 +156,7 @@ fn config() -> impl Strategy<Value = Config> {
                 own_lateness,
                 escalation_pause,
                 escalation_gap,
-                _,
+                attend_timeout,
             ] = spans;
             Config {
                 pulse_interval,
@@ -167,6 +167,7 @@ fn config() -> impl Strategy<Value = Config> {
                 restart_burst,
                 restart_refill: refill,
                 relaunch_after,
+                attend_timeout,
                 own_lateness,
                 escalation_pause,
                 escalation_gap,

@@ -325,13 +325,106 @@ fn a_silent_node_with_a_launcher_is_launched_after_a_while_and_again_if_that_doe
     steward.step(ms(0), attached);
     steward.step(ms(0), Event::NodeLaunchable { node: "n".into() });
     let mut launches = Vec::new();
-    while let Some(at) = steward.next_wake().filter(|at| *at < ms(60_000)) {
+    while let Some(at) = steward.next_wake().filter(|at| *at < ms(150_000)) {
         let launch = |action: &Action| matches!(action, Action::Launch { .. });
         if steward.step(at, Event::Tick).iter().any(launch) {
             launches.push(at.as_secs());
         }
     }
-    assert_eq!(launches, [15, 30, 45]);
+    // What was launched has time to come up.
+    assert_eq!(launches, [15, 75, 135]);
+}
+
+#[test]
+fn a_process_that_never_attends_is_launched_anew_with_the_pauses_of_any_other() {
+    let config = Config { attend_timeout: ms(10_000), ..Config::default() };
+    let mut steward = Steward::new(config);
+    steward.step(ms(0), Event::NodeLaunchable { node: "n".into() });
+    let (mut launches, mut told) = (Vec::new(), Vec::new());
+    let mut tick = |steward: &mut Steward, until| {
+        while let Some(at) = steward.next_wake().filter(|at| *at < until) {
+            for action in steward.step(at, Event::Tick) {
+                match action {
+                    Action::Launch { .. } => launches.push(at),
+                    Action::Note(note) => told.push((note.what, note.cause.reason)),
+                    _ => {}
+                }
+            }
+        }
+    };
+    tick(&mut steward, ms(40_000));
+    // A slow one attends after all; as long as it does, it is left alone.
+    let attached = Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![], groups: vec![] };
+    steward.step(ms(40_000), attached);
+    for at in (40_500..100_000).step_by(500) {
+        let report = Event::Report { node: "n".into(), runtime_lag: ms(0), beats: vec![] };
+        tick(&mut steward, ms(at));
+        steward.step(ms(at), report);
+    }
+    assert_eq!(launches.len(), 3, "{launches:?}");
+    assert_eq!(launches[0], ms(10_000));
+    let pauses: Vec<_> = launches.windows(2).map(|two| two[1] - two[0] - ms(10_000)).collect();
+    assert!(ms(100) <= pauses[0] && pauses[0] < pauses[1], "{pauses:?}");
+    let reason = "launched 10 s ago, and has not attended since";
+    let unreachable = (What::NodeVerdict(Verdict::Unreachable), reason.to_owned());
+    let launch = (What::NodeLaunch { delay: ms(0) }, reason.to_owned());
+    assert_eq!(told[..2], [unreachable, launch]);
+}
+
+/// A group g within p, both one for all: a and b in g, c in p.
+fn nested(restart: Restart) -> World {
+    let strategy = Strategy::OneForAll;
+    let inner =
+        GroupSpec { strategy, intensity: 0, restart, parent: Some("p".into()), ..GroupSpec::new("g") };
+    let outer = GroupSpec { strategy, ..GroupSpec::new("p") };
+    let transient = |name| WardSpec { restart: Restart::Transient, ..in_group(name) };
+    let last = WardSpec { group: Some("p".into()), ..WardSpec::new("c") };
+    let steward = Steward::new(Config::default()).with_groups([outer, inner]);
+    up(World::new(steward).with_node("n", vec![transient("a"), transient("b"), last]))
+}
+
+fn reach(world: &World, fits: impl Fn(&What) -> bool) -> Reach {
+    let (_, note) = world.notes().find(|(_, note)| fits(&note.what)).expect("a note");
+    *note.reach.clone().expect("how far it reaches")
+}
+
+#[test]
+fn decisions_about_groups_tell_how_far_they_reach() {
+    let mut world = nested(Restart::Permanent);
+    world.crash(&id("a"));
+    world.run(ms(1_000));
+    let ended = reach(&world, |what| matches!(what, What::GroupFailed { .. }));
+    let wanted = Reach {
+        starts: vec![id("a"), id("b")],
+        groups: vec!["g".into()],
+        counts_for: Some("g".into()),
+        escalates_to: Some("p".into()),
+        ..Reach::default()
+    };
+    assert_eq!(ended, wanted);
+    let restart = reach(&world, |what| matches!(what, What::GroupRestart { .. }));
+    let starts = ["a", "b", "c"].map(id).to_vec();
+    let wanted = Reach { starts, groups: vec!["g".into()], counts_for: Some("p".into()), ..Reach::default() };
+    assert_eq!(restart, wanted);
+    world.log.clear();
+    world.crash(&id("c"));
+    world.run(ms(1_000));
+    assert_eq!(reach(&world, |what| matches!(what, What::WardRestart { .. })), wanted);
+
+    let mut world = nested(Restart::Transient);
+    world.crash(&id("a"));
+    world.run(ms(1_000));
+    for inner in [true, false] {
+        let gave_up = reach(&world, |what| match what {
+            What::GroupFailed { .. } => inner,
+            What::GroupGaveUp { .. } => !inner,
+            _ => false,
+        });
+        assert_eq!(
+            (gave_up.starts, gave_up.ends, gave_up.escalates_to),
+            (vec![], ["a", "b"].map(id).into(), None)
+        );
+    }
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub struct SupervisorFile {
     /// Silence after which an unreachable node is launched anew.
     #[serde(deserialize_with = "duration")]
     pub relaunch_after: Option<Duration>,
+    /// What was launched and does not attend within this is launched anew.
+    #[serde(deserialize_with = "duration")]
+    pub attend_timeout: Option<Duration>,
     /// Nodes take over their own wards after so long without a session.
     #[serde(deserialize_with = "duration")]
     pub mandate_grace: Option<Duration>,
@@ -366,6 +369,10 @@ impl SupervisorFile {
         if pulse_interval.is_zero() {
             return Err("pulse_interval must be longer than nothing".to_owned());
         }
+        let attend_timeout = self.attend_timeout.unwrap_or(default.attend_timeout);
+        if attend_timeout.is_zero() {
+            return Err("attend_timeout must be longer than nothing".to_owned());
+        }
         if silence_ceiling < pulse_interval * 2 {
             let (ceiling, pulse) = (format_duration(silence_ceiling), format_duration(pulse_interval));
             return Err(format!(
@@ -377,6 +384,7 @@ impl SupervisorFile {
             silence_ceiling,
             silence_floor: default.silence_floor.min(silence_ceiling),
             relaunch_after: self.relaunch_after.unwrap_or(default.relaunch_after),
+            attend_timeout,
             ..default
         })
     }

@@ -130,7 +130,7 @@ async fn a_history_that_cannot_be_used_is_refused_in_one_line_and_left_as_it_is(
         };
         let sql = |sql: &str| rusqlite::Connection::open(site.file()).unwrap().execute_batch(sql).unwrap();
         sql("PRAGMA user_version = 7; PRAGMA wal_checkpoint(TRUNCATE);");
-        refused("later wardkeep (version 7, this one knows 1)").await;
+        refused("later wardkeep (version 7, this one knows 2)").await;
         fs::write(site.file(), "a note to self, left here by mistake, and it is no database at all").unwrap();
         refused("it is damaged").await;
     })

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use wardkeep_proto::v1::{Event, Fleet, Group, Node, Ward, WatchEventsRequest};
+use wardkeep_steward::MAX_DEPTH;
 
 use super::{
     args::{ExplainArgs, Format},
@@ -35,6 +36,8 @@ struct Explanation {
     ward: Option<WardView>,
     node: Option<NodeView>,
     budget: Option<Budget>,
+    /// Of the groups that one is in, innermost first.
+    outer_budgets: Vec<Budget>,
     story: Vec<Line>,
     history: HistoryView,
 }
@@ -134,6 +137,7 @@ fn explanation(fleet: &Fleet, subject: &Subject, events: &[Event]) -> Explanatio
                 ward: None,
                 node,
                 budget: None,
+                outer_budgets: Vec::new(),
                 story,
                 history,
             }
@@ -143,9 +147,27 @@ fn explanation(fleet: &Fleet, subject: &Subject, events: &[Event]) -> Explanatio
             let ward = fleet.wards.iter().find(|ward| resolve::path(ward) == path).map(WardView::from);
             let group = fleet.groups.iter().find(|group| group.members.contains(&path));
             let budget = group.map(Budget::from);
-            Explanation { subject: path, kind: "ward", ward, node: None, budget, story, history }
+            let outer_budgets = group.map(|group| around(fleet, group)).unwrap_or_default();
+            Explanation {
+                subject: path,
+                kind: "ward",
+                ward,
+                node: None,
+                budget,
+                outer_budgets,
+                story,
+                history,
+            }
         }
     }
+}
+
+/// The groups a group is in.
+fn around(fleet: &Fleet, group: &Group) -> Vec<Budget> {
+    let named = |name: &str| fleet.groups.iter().find(|g| g.spec.as_ref().is_some_and(|s| s.name == name));
+    let up = |group: &&Group| named(&group.spec.as_ref()?.parent);
+    // A circle is possible in what was declared.
+    std::iter::successors(Some(group), up).skip(1).take(MAX_DEPTH).map(Budget::from).collect()
 }
 
 fn show(session: &Session, told: &Explanation, fleet: &Fleet, events: &[Event]) -> Result<(), Failure> {
@@ -184,7 +206,7 @@ fn headline(told: &Explanation, fleet: &Fleet) -> String {
         }
         (None, None) => format!("{subject} is not known to this supervisor now; this is what was\n"),
     };
-    if let Some(budget) = &told.budget {
+    for budget in told.budget.iter().chain(&told.outer_budgets) {
         let used = format!(
             "{} of {} restarts used within {}",
             budget.recent,

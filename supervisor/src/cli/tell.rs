@@ -72,7 +72,8 @@ fn sentence(event: &Event, before: &[Event]) -> String {
         }
         EventKind::NodeVerdict => format!("node {}: {text}{}", event.node, silence(event)),
         EventKind::WardVerdict | EventKind::WardStopped => format!("{text}{}", evidence(event)),
-        EventKind::WardRestart => decision(event, before),
+        EventKind::WardRestart | EventKind::GroupRestart => decision(event, before),
+        EventKind::GroupShutDown => group_ends(event).unwrap_or_else(|| text.clone()),
         EventKind::WardStarted => format!("{text}{}", since_it_failed(event, before)),
         EventKind::GroupGaveUp => gave_up(event),
         EventKind::Operator => asked(event).unwrap_or_else(|| text.clone()),
@@ -114,13 +115,43 @@ fn decision(event: &Event, before: &[Event]) -> String {
     };
     let period = length(millis(decision.period));
     let (recent, intensity) = (decision.recent, decision.intensity);
+    let (what, of) = match event.kind() {
+        EventKind::GroupRestart => {
+            (format!("group {} as a whole", event.group), format!(" of group {}", decision.group))
+        }
+        _ => ("it".to_owned(), String::new()),
+    };
+    let others = match &decision.groups[..] {
+        [] => String::new(),
+        [one] if *one == event.group => String::new(),
+        groups => format!("; anew begin the groups {}", groups.join(", ")),
+    };
     format!(
-        "the steward decided to restart it {pause}: restart {recent} of {intensity} allowed within {period}"
+        "the steward decided to restart {what} {pause}: restart {recent} of {intensity} allowed{of} within {period}{others}"
     )
+}
+
+/// A group ends, and what follows is another's to decide.
+fn group_ends(event: &Event) -> Option<String> {
+    let decision = event.decision.as_ref().filter(|decision| !decision.escalates_to.is_empty())?;
+    let parent = &decision.escalates_to;
+    let what = if event.kind() == EventKind::GroupShutDown {
+        format!("group {} shuts down, for its significant members have ended", event.group)
+    } else {
+        let period = length(millis(decision.period));
+        format!(
+            "group {} ends: {} restarts within {period}, {} are allowed (the last for {}/{})",
+            event.group, decision.recent, decision.intensity, event.node, event.ward
+        )
+    };
+    Some(format!("{what}; group {parent}, which it is in, restarts it or gives up"))
 }
 
 fn gave_up(event: &Event) -> String {
     let Some(decision) = &event.decision else { return event.text.clone() };
+    if let Some(text) = group_ends(event) {
+        return text;
+    }
     let period = length(millis(decision.period));
     format!(
         "the steward gave up: {} restarts of group {} within {period}, {} are allowed (the last for {}/{}); \

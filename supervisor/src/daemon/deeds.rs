@@ -1,7 +1,7 @@
 //! What the steward wants: written down first, then done. Told to nodes, to the launcher, and to the
 //! story of what happened.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use wardkeep_node::{story, wire};
@@ -9,7 +9,7 @@ use wardkeep_proto::{
     duration, timestamp, trace,
     v1::{self, command, steward_message::Kind as Down},
 };
-use wardkeep_steward::{Action, Asked, Cause, Event, Note, Phase, Restart, Strategy, Verdict, WardId, What};
+use wardkeep_steward::{Action, Asked, Cause, Event, GroupView, Note, Phase, Reach, Verdict, WardId, What};
 
 use super::{
     chronicle::Deed,
@@ -163,14 +163,21 @@ impl Fleet {
     /// What a verdict rests on, and what a decision leaves.
     fn explain(&self, note: &Note, event: &mut v1::Event) {
         let record = note.node.as_ref().and_then(|node| self.nodes.get(node));
-        if let Some(ward) = &note.ward {
+        // Of a decision about a whole group, the group is told of already.
+        if let Some(ward) = note.ward.as_ref().filter(|_| event.group.is_empty()) {
             event.group = self.group_of(ward);
         }
-        let group = self.steward.group(&event.group, self.now());
+        let reach = note.reach.as_deref().cloned().unwrap_or_default();
+        let Reach { counts_for, groups, escalates_to, .. } = reach;
+        let of = counts_for.as_deref().unwrap_or(&event.group);
+        let group = self.steward.group(of, self.now());
+        let text = |name: Option<Arc<str>>| name.as_deref().unwrap_or_default().to_owned();
+        let (escalates_to, groups) = (text(escalates_to), groups.iter().map(ToString::to_string).collect());
         let decision = |recent, delay, gave_up| {
             let group = group.as_ref()?;
             let (intensity, period) = (group.spec.intensity, Some(duration(group.spec.period)));
-            Some(v1::Decision { recent, intensity, period, delay, gave_up })
+            let group = group.spec.name.to_string();
+            Some(v1::Decision { recent, intensity, period, delay, gave_up, group, groups, escalates_to })
         };
         match &note.what {
             What::NodeAttended { .. } => {
@@ -183,15 +190,29 @@ impl Fleet {
                 let ward = note.ward.as_ref().map(|ward| &*ward.ward);
                 event.evidence = record.map(|record| record.evidence(ward));
             }
-            What::WardRestart { recent, delay, .. } => {
+            What::WardRestart { recent, delay, .. } | What::GroupRestart { recent, delay, .. } => {
                 event.decision = decision(*recent, Some(duration(*delay)), false);
             }
-            What::GroupGaveUp { recent, .. } => event.decision = decision(*recent, None, true),
+            What::GroupGaveUp { recent, .. } | What::GroupFailed { recent, .. } => {
+                event.decision = decision(*recent, None, true);
+            }
+            What::GroupShutDown { .. } => event.decision = decision(0, None, false),
             What::Asked(Asked::Start | Asked::Restart) => {
-                event.decision = decision(group.as_ref().map_or(0, |group| group.recent), None, false);
+                let recent = group.as_ref().map_or(0, |group| group.recent);
+                let groups = self.without_restarts(&event.group);
+                event.decision =
+                    decision(recent, None, false).map(|decision| v1::Decision { groups, ..decision });
             }
             _ => {}
         }
+    }
+
+    /// Of a group and those it is in, the ones of which no restart counts.
+    fn without_restarts(&self, group: &str) -> Vec<String> {
+        let first = self.steward.group(group, self.now());
+        let up = |view: &GroupView<'_>| self.steward.group(view.parent?, self.now());
+        let forgiven = std::iter::successors(first, up).filter(|view| view.recent == 0);
+        forgiven.map(|view| view.spec.name.to_string()).collect()
     }
 
     /// A ward's group; empty if the ward is not known.
@@ -228,16 +249,27 @@ impl Fleet {
     fn intend_noted(&mut self, note: &Note) {
         let Some(ward) = &note.ward else { return };
         let intent = self.intent(Aim::Restart, &ward.node, &ward.ward, note.incarnation, &note.cause);
+        let after = |delay: Duration| {
+            intent.due_at.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX))
+        };
         match &note.what {
             What::WardRestart { delay, .. } => {
-                let due_at =
-                    intent.due_at.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
+                let due_at = after(*delay);
                 self.chronicle.intend(Intent { counted: true, due_at, ..intent });
-                self.intend_with_group(ward, &note.cause);
+                self.intend_starts(note, Some(ward), due_at);
+            }
+            What::GroupRestart { delay, .. } => self.intend_starts(note, None, after(*delay)),
+            What::GroupFailed { .. } => {
+                self.intend_starts(note, None, intent.due_at);
+                self.rest(note, "its group gave up", true);
+            }
+            What::GroupGaveUp { .. } => self.rest(note, "its group gave up", true),
+            What::GroupShutDown { .. } => {
+                self.intend_starts(note, None, intent.due_at);
+                self.rest(note, "its group shut down", false);
             }
             // Its stop follows, and after that it is to run again.
             What::WardVerdict(Verdict::Stalled) => self.chronicle.intend(intent),
-            What::GroupGaveUp { group, .. } => self.gave_up(group),
             What::Asked(asked @ (Asked::Start | Asked::Restart)) => {
                 self.chronicle.release(&ward.node, &ward.ward);
                 let up = self.steward.ward(ward).is_some_and(|view| {
@@ -253,39 +285,22 @@ impl Fleet {
         }
     }
 
-    /// Who is restarted beside a ward that failed.
-    fn intend_with_group(&mut self, failed: &WardId, cause: &Cause) {
-        let Some(group) = self.steward.group(&self.group_of(failed), self.now()) else { return };
-        let at = group.members.iter().position(|id| id == failed).unwrap_or_default();
-        let others = match group.spec.strategy {
-            Strategy::OneForOne => &[],
-            Strategy::OneForAll => group.members,
-            Strategy::RestForOne => &group.members[at..],
-        };
-        let concerned = |id: &&WardId| {
-            let attends = self.nodes.get(&id.node).is_some_and(|record| record.session.is_some());
-            let live = |phase| matches!(phase, Phase::Starting | Phase::Running | Phase::Stopping);
-            let follows = self
-                .steward
-                .ward(id)
-                .is_some_and(|view| live(view.phase) && view.spec.restart != Restart::Temporary);
-            *id != failed && attends && follows && !self.chronicle.rests(&id.node, &id.ward)
-        };
-        for id in others.iter().filter(concerned).cloned().collect::<Vec<_>>() {
-            let incarnation = self.steward.ward(&id).map_or(0, |view| view.incarnation);
-            let intent = self.intent(Aim::RestartWithGroup, &id.node, &id.ward, incarnation, cause);
-            self.chronicle.intend(intent);
+    /// Who is started by a restart of more than one ward. `failed` has its own intent.
+    fn intend_starts(&mut self, note: &Note, failed: Option<&WardId>, due_at: i64) {
+        let starts = note.reach.iter().flat_map(|reach| &reach.starts).filter(|id| Some(*id) != failed);
+        for id in starts {
+            self.chronicle.release(&id.node, &id.ward);
+            let incarnation = self.steward.ward(id).map_or(0, |view| view.incarnation);
+            let intent = self.intent(Aim::RestartWithGroup, &id.node, &id.ward, incarnation, &note.cause);
+            self.chronicle.intend(Intent { due_at, ..intent });
         }
     }
 
-    fn gave_up(&mut self, group: &str) {
-        let members =
-            self.steward.group(group, self.now()).map(|view| view.members.to_vec()).unwrap_or_default();
-        for id in members {
-            self.chronicle.settle(&id.node, &id.ward, Lane::Ward, "its group gave up");
-            if self.steward.ward(&id).is_some_and(|view| view.phase == Phase::Quarantined) {
-                self.chronicle.hold(&id.node, &id.ward, true);
-            }
+    /// Who ends with a group that nobody restarts, and rests from now on.
+    fn rest(&mut self, note: &Note, why: &str, quarantined: bool) {
+        for id in note.reach.iter().flat_map(|reach| &reach.ends) {
+            self.chronicle.settle(&id.node, &id.ward, Lane::Ward, why);
+            self.chronicle.hold(&id.node, &id.ward, quarantined);
         }
     }
 

@@ -327,7 +327,8 @@ impl Fleet {
         self.send(&name, Down::Welcome(welcome));
         for event in &hello.history {
             let text = format!("{} (by the node's own steward)", event.text);
-            let group = self.group_of(&WardId::new(name.clone(), event.ward.as_str()));
+            let of_ward = || self.group_of(&WardId::new(name.clone(), event.ward.as_str()));
+            let group = if event.group.is_empty() { of_ward() } else { event.group.clone() };
             let (kind, verdict, incarnation) = (event.kind, event.verdict, event.incarnation);
             let (ward, error, actor) = (event.ward.clone(), event.error.clone(), event.actor.clone());
             let (at, epoch, node) = (event.at, self.settings.epoch, name.to_string());

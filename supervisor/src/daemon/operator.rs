@@ -26,7 +26,7 @@ use super::{
     fleet::Msg,
     history::{Filter, Reader},
     output::{self, READERS},
-    tame,
+    record, tame,
     wish::Wish,
 };
 
@@ -309,6 +309,7 @@ impl Api {
         let spec = |ward: &&v1::Ward| ward.spec.as_ref().is_some_and(|spec| spec.name == request.ward);
         let ward = fleet.wards.iter().filter(|ward| ward.node == request.node).find(spec);
         let group = ward.and_then(|ward| ward.spec.as_ref()).map(|spec| spec.group.clone());
+        let group = group.filter(|group| !group.is_empty());
         let own = || GroupSpec::of_node(&request.node).name.to_string();
         Filter {
             after: request.after_sequence,
@@ -316,7 +317,7 @@ impl Api {
                 .since
                 .map(|at| at.seconds.saturating_mul(1_000).saturating_add(i64::from(at.nanos) / 1_000_000)),
             newest: request.limit as usize,
-            group: group.filter(|group| !group.is_empty()).unwrap_or_else(own),
+            groups: record::chain(&fleet, &group.unwrap_or_else(own)),
             node: request.node,
             ward: request.ward,
         }

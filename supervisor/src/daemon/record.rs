@@ -14,7 +14,7 @@ use tonic::Status;
 use uuid::Uuid;
 use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
-use wardkeep_steward::{Beat, GroupSpec, NodeView, Phase, Steward, Time, Verdict, WardView};
+use wardkeep_steward::{Beat, GroupSpec, MAX_DEPTH, NodeView, Phase, Steward, Time, Verdict, WardView};
 
 use super::fleet::SessionId;
 
@@ -241,6 +241,15 @@ fn groups(steward: &Steward, now: Time) -> Vec<v1::Group> {
             gave_up: view.gave_up,
         })
         .collect()
+}
+
+/// A group and those it is in, innermost first.
+pub(super) fn chain(fleet: &v1::Fleet, group: &str) -> Vec<String> {
+    let spec =
+        |name: &str| fleet.groups.iter().filter_map(|g| g.spec.as_ref()).find(|spec| spec.name == name);
+    let parent = |name: &String| spec(name).map(|spec| spec.parent.clone()).filter(|name| !name.is_empty());
+    // The specs are as they were declared: a circle is possible in them.
+    std::iter::successors(Some(group.to_owned()), parent).take(MAX_DEPTH).collect()
 }
 
 #[cfg(test)]

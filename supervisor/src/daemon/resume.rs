@@ -92,6 +92,10 @@ impl Fleet {
     fn resume_restart(&mut self, node: &Arc<str>, intent: Intent, why: Cause) {
         let ward = WardId::new(node.clone(), intent.ward.as_str());
         let record = self.nodes.get(node);
+        if self.steward.is_planned(&ward) {
+            // Its group is being restarted, and ends or begins with it in its turn.
+            return;
+        }
         let state =
             record.and_then(|record| Some(record.wards.get(record.slot(&ward.ward)? as usize)?.state()));
         match state {

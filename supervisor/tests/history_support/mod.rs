@@ -109,16 +109,20 @@ impl Site {
 
     /// The bystander is in this group.
     pub fn grouped(group: &str, bystander: &str) -> Self {
+        Self::of(&format!("[[group]]\nname = \"g\"\n{group}\n"), ["g", bystander])
+    }
+
+    /// With these groups, and the two wards in two of them.
+    pub fn of(groups: &str, of_wards: [&str; 2]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let data = dir.path().join("data");
         let config = format!(
-            "listen = {address:?}\ndata_dir = {data:?}\npulse_interval = \"50ms\"\nmandate_grace = \"10m\"\n\
-             [[group]]\nname = \"g\"\n{group}\n"
+            "listen = {address:?}\ndata_dir = {data:?}\npulse_interval = \"50ms\"\nmandate_grace = \"10m\"\n{groups}"
         );
         fs::write(dir.path().join("supervisor.toml"), config).unwrap();
         let mut config = "name = \"n\"\n".to_owned();
-        for (ward, group) in [(VICTIM, "g"), (BYSTANDER, bystander)] {
+        for (ward, group) in [VICTIM, BYSTANDER].into_iter().zip(of_wards) {
             let script = format!("echo $$ >> {}; exec sleep 1000", dir.path().join(ward).display());
             config.push_str(&format!(
                 "[[ward]]\nname = {ward:?}\ngroup = {group:?}\nrestart = \"transient\"\ngrace = \"1s\"\n\

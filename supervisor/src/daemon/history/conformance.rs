@@ -121,21 +121,23 @@ fn places(store: &mut dyn Store) {
     let gave_up = v1::Event { kind: v1::EventKind::GroupGaveUp.into(), ..event(6, "m", "w") };
     let other =
         v1::Event { kind: v1::EventKind::GroupGaveUp.into(), group: "h".into(), ..event(7, "m", "w") };
+    let outer =
+        v1::Event { kind: v1::EventKind::GroupRestart.into(), group: "p".into(), ..event(8, "m", "w") };
     let all =
         [event(1, "", ""), event(2, "n", ""), event(3, "n", "w"), event(4, "n", "x"), event(5, "m", "w")];
-    commit(store, all.into_iter().chain([gave_up, other]));
+    commit(store, all.into_iter().chain([gave_up, other, outer]));
     let of = |node: &str, ward: &str, newest| Filter {
         node: node.into(),
         ward: ward.into(),
-        group: "g".into(),
+        groups: vec!["g".into(), "p".into()],
         newest,
         ..Filter::default()
     };
-    assert_eq!(sequences(store, &of("n", "w", 0)), [1, 2, 3, 6]);
-    assert_eq!(sequences(store, &of("n", "w", 2)), [3, 6]);
+    assert_eq!(sequences(store, &of("n", "w", 0)), [1, 2, 3, 6, 8]);
+    assert_eq!(sequences(store, &of("n", "w", 2)), [6, 8]);
     assert_eq!(sequences(store, &of("n", "", 0)), [1, 2, 3, 4]);
     assert_eq!(sequences(store, &of("n", "", 2)), [3, 4]);
-    assert_eq!(sequences(store, &of("nobody", "w", 0)), [1, 6]);
+    assert_eq!(sequences(store, &of("nobody", "w", 0)), [1, 6, 8]);
 }
 
 fn intents(store: &mut dyn Store) {

@@ -34,6 +34,7 @@ const FILE: &str = "history.db";
 pub(super) struct Opened {
     store: Box<dyn Store>,
     pub(super) state: State,
+    last_intent: u64,
     /// Where it is; `None`: in memory only.
     pub(super) path: Option<std::path::PathBuf>,
 }
@@ -44,7 +45,8 @@ pub(super) struct Opened {
 /// One line: the file is damaged, of a later version, not a history, or cannot be written.
 pub(super) async fn open(data_dir: Option<&Path>) -> Result<Opened, Error> {
     let Some(dir) = data_dir else {
-        return Ok(Opened { store: Box::new(MemoryStore::default()), state: State::default(), path: None });
+        let (store, state) = (Box::new(MemoryStore::default()), State::default());
+        return Ok(Opened { store, state, last_intent: 0, path: None });
     };
     let path = dir.join(FILE);
     let at = path.clone();
@@ -57,13 +59,13 @@ pub(super) async fn open(data_dir: Option<&Path>) -> Result<Opened, Error> {
         opened.await.map_err(|e| SupervisorError::Failed(format!("history cannot be opened: {e}")))?;
     let (store, state) =
         opened.map_err(|e| SupervisorError::History { path: path.clone(), what: e.to_string() })?;
-    Ok(Opened { store: Box::new(store), state, path: Some(path) })
+    Ok(Opened { store: Box::new(store), last_intent: state.last_intent, state, path: Some(path) })
 }
 
 impl Opened {
     /// Starts the writer.
     pub(super) fn start(self, retention: Retention) -> History {
-        History::start(self.store, retention)
+        History::start(self.store, retention, self.last_intent)
     }
 }
 
@@ -101,5 +103,5 @@ pub(super) fn on_a_slow_disk(let_it: std::sync::mpsc::Receiver<()>) -> History {
         }
     }
     let retention = Retention { max_age: Duration::from_secs(1 << 40), max_bytes: u64::MAX };
-    History::start(Box::new(Slow(MemoryStore::default(), let_it)), retention)
+    History::start(Box::new(Slow(MemoryStore::default(), let_it)), retention, 0)
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use chrono::Utc;
 use uuid::Uuid;
 use wardkeep_proto::v1;
-use wardkeep_steward::{Cause, Memory, Rest, Resume, Time, WardId};
+use wardkeep_steward::{Cause, GroupEnd, Memory, Rest, Resume, Time, WardId};
 
 use super::{
     intent::{Aim, Intent},
@@ -29,10 +29,7 @@ pub(in crate::daemon) fn recall(state: &State, now: Millis, time: Time) -> Memor
     for event in &state.decisions {
         match event.kind() {
             v1::EventKind::NodeAttended => attended(&mut memory, &mut boots, event),
-            v1::EventKind::WardRestart | v1::EventKind::GroupGaveUp | v1::EventKind::Operator => {
-                decided(&mut memory, event, clock);
-            }
-            _ => {}
+            _ => decided(&mut memory, event, clock),
         }
     }
     for (id, ward) in &mut memory.wards {
@@ -77,22 +74,67 @@ fn attended<'a>(memory: &mut Memory, boots: &mut BTreeMap<&'a str, u128>, event:
 }
 
 fn decided(memory: &mut Memory, event: &v1::Event, clock: Clock) {
+    use v1::EventKind as K;
     let Some(decision) = event.decision.as_ref().filter(|_| !event.group.is_empty()) else { return };
-    let group: Arc<str> = event.group.as_str().into();
-    if event.kind() == v1::EventKind::Operator {
-        // An operator who brings a ward back from quarantine forgives its group.
-        if decision.recent == 0 {
-            memory.groups.remove(&group);
-        }
-        return;
-    }
+    let about: Arc<str> = event.group.as_str().into();
+    // Those that were written before groups could be in groups do not say whose restarts they are.
+    let counts_for = if decision.group.is_empty() { about.clone() } else { decision.group.as_str().into() };
     let at = clock.past(millis(event));
-    memory.groups.entry(group).or_default().push(at);
-    if !decision.gave_up {
-        let ward = memory.wards.entry(WardId::new(event.node.as_str(), event.ward.as_str())).or_default();
-        ward.decided.push(at);
-        ward.restarts += 1;
+    let ward = || WardId::new(event.node.as_str(), event.ward.as_str());
+    match event.kind() {
+        K::WardRestart => {
+            begin_anew(memory, &decision.groups);
+            memory.groups.entry(counts_for).or_default().push(at);
+            let ward = memory.wards.entry(ward()).or_default();
+            ward.decided.push(at);
+            ward.restarts += 1;
+        }
+        K::GroupRestart => {
+            begin_anew(memory, &decision.groups);
+            memory.groups.entry(counts_for).or_default().push(at);
+            memory.restarted.entry(about).or_default().push(at);
+            memory.wards.entry(ward()).or_default().restarts += 1;
+        }
+        K::GroupGaveUp | K::GroupShutDown => {
+            let gave_up = event.kind() == K::GroupGaveUp;
+            decision.groups.iter().for_each(|group| drop(memory.ending.remove(group.as_str())));
+            let ends = !decision.escalates_to.is_empty();
+            // A group within another that nobody restarts is told of twice.
+            if gave_up && (ends || memory.gave_up.insert(about.clone())) {
+                memory.groups.entry(counts_for).or_default().push(at);
+            }
+            if ends {
+                let recent = gave_up.then_some(decision.recent);
+                memory.ending.insert(about, GroupEnd { recent, ward: ward(), cause: of_end(event) });
+            } else if gave_up {
+                memory.gave_up.extend(decision.groups.iter().map(|group| group.as_str().into()));
+            }
+        }
+        // An operator who brings a ward back from quarantine forgives its group, and those that is in.
+        K::Operator if decision.recent == 0 => {
+            for group in decision.groups.iter().map(String::as_str).chain([&*about]) {
+                memory.groups.remove(group);
+                memory.gave_up.remove(group);
+            }
+        }
+        _ => {}
     }
+}
+
+/// What was counted of these groups is forgotten.
+fn begin_anew(memory: &mut Memory, groups: &[String]) {
+    for group in groups.iter().map(String::as_str) {
+        memory.groups.remove(group);
+        memory.gave_up.remove(group);
+        memory.ending.remove(group);
+    }
+}
+
+fn of_end(event: &v1::Event) -> Cause {
+    let error_id = event.error.as_ref().map(|error| error.id.as_str().into());
+    let traceparent = Some(event.traceparent.as_str()).filter(|text| !text.is_empty()).map(Into::into);
+    let reason = "its end was decided before this supervisor began".to_owned();
+    Cause { reason, error_id, traceparent }
 }
 
 fn resume(memory: &mut Memory, intent: &Intent, clock: Clock) {
@@ -190,6 +232,39 @@ mod tests {
         assert!(!told(story.clone()).groups.contains_key("g"));
         story.push(event(WardRestart, 2, 1));
         assert_eq!(told(story).groups["g"].len(), 1);
+    }
+
+    #[test]
+    fn groups_in_groups_count_where_they_are_in_and_begin_anew_when_they_are_restarted() {
+        use v1::EventKind::{GroupGaveUp, GroupRestart, Operator, WardRestart};
+        let of = |kind, ago, of: &str, groups: &[&str], escalates_to: &str| {
+            let event = event(kind, ago, 1);
+            let groups = groups.iter().map(ToString::to_string).collect();
+            let (group, escalates_to) = (of.into(), escalates_to.into());
+            let gave_up = kind == GroupGaveUp;
+            let decision =
+                v1::Decision { recent: 1, group, groups, escalates_to, gave_up, ..Default::default() };
+            v1::Event { decision: Some(decision), ..event }
+        };
+        let at = |ago| TIME - Duration::from_secs(ago);
+        let mut story = vec![event(WardRestart, 9, 1), of(GroupGaveUp, 8, "g", &["g", "i"], "p")];
+        let memory = told(story.clone());
+        assert_eq!((memory.groups["g"].len(), memory.ending["g"].recent), (2, Some(1)));
+        assert!(memory.gave_up.is_empty());
+        story.push(of(GroupRestart, 7, "p", &["g", "i"], ""));
+        let memory = told(story.clone());
+        assert_eq!((memory.groups.get("g"), &memory.groups["p"][..]), (None, &[at(7)][..]));
+        assert_eq!((&memory.restarted["g"][..], memory.ending.len()), (&[at(7)][..], 0));
+        // The one it is in gives up.
+        story.push(of(GroupGaveUp, 6, "g", &["g", "i"], "p"));
+        story.push(v1::Event { group: "p".into(), ..of(GroupGaveUp, 6, "p", &["p", "g", "i"], "") });
+        let memory = told(story.clone());
+        assert_eq!((memory.gave_up.len(), memory.ending.len(), memory.groups["p"].len()), (3, 0, 2));
+        let mut forgiven = of(Operator, 5, "g", &["g", "p"], "");
+        forgiven.decision.as_mut().unwrap().recent = 0;
+        story.push(forgiven);
+        let memory = told(story);
+        assert_eq!((memory.gave_up.len(), memory.groups.len()), (1, 0), "what was not brought back");
     }
 
     #[test]

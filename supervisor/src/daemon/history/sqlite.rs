@@ -13,15 +13,15 @@ use super::{
     super::failpoint,
     intent::{Aim, Intent},
     store::{
-        Change, DECISIONS, Filter, HoldKey, MOST_DECISIONS, Millis, Retention, State, Store, StoreError,
-        Write, millis,
+        Change, DECISIONS, Filter, HoldKey, MOST_DECISIONS, Millis, OF_GROUPS, Retention, State, Store,
+        StoreError, Write, millis,
     },
 };
 
 /// "wdkp": so that `file` and people can tell whose it is.
 const APPLICATION_ID: i64 = 0x7764_6B70;
 /// Each takes a store from the version before; a store's version is how many it has seen.
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 /// For someone who looks at it with `sqlite3` to let go of a lock.
 const BUSY: Duration = Duration::from_secs(1);
 /// Rows deleted, and pages given back, in one step.
@@ -244,27 +244,27 @@ fn number(n: impl TryInto<i64>) -> i64 {
 
 /// The conditions that fit a filter's place, each served by an index and none overlapping another,
 /// and the parameters: after, limit, node, ward, group.
-fn place(filter: &Filter, after: u64, limit: usize) -> (Vec<&'static str>, Vec<Value>) {
+fn place(filter: &Filter, after: u64, limit: usize) -> (Vec<String>, Vec<Value>) {
     let mut params: Vec<Value> = vec![number(after).into(), number(limit).into()];
     let parts = if filter.node.is_empty() {
-        vec!["1"]
+        vec!["1".to_owned()]
     } else if filter.ward.is_empty() {
         params.push(filter.node.clone().into());
-        vec!["node = ''", "node = ?3"]
+        vec!["node = ''".to_owned(), "node = ?3".to_owned()]
     } else {
-        params.extend([&filter.node, &filter.ward, &filter.group].map(|text| Value::from(text.clone())));
-        vec![
-            "node = ''",
-            "node = ?3 AND ward = ''",
-            "node = ?3 AND ward = ?4",
-            "grp = ?5 AND kind = 'group_gave_up' AND NOT (node = ?3 AND ward = ?4)",
-        ]
+        let texts = [&filter.node, &filter.ward].into_iter().chain(&filter.groups);
+        params.extend(texts.map(|text| Value::from(text.clone())));
+        let kinds = OF_GROUPS.map(|kind| format!("'{}'", word(kind))).join(", ");
+        let group =
+            |n| format!("grp = ?{} AND kind IN ({kinds}) AND NOT (node = ?3 AND ward IN (?4, ''))", 5 + n);
+        let own = ["node = ''", "node = ?3 AND ward = ''", "node = ?3 AND ward = ?4"].map(str::to_owned);
+        own.into_iter().chain((0..filter.groups.len()).map(group)).collect()
     };
     (parts, params)
 }
 
-fn union(columns: &str, parts: &[&str], order: &str) -> String {
-    let part = |condition: &&str| {
+fn union(columns: &str, parts: &[String], order: &str) -> String {
+    let part = |condition: &String| {
         format!(
             "SELECT * FROM (SELECT {columns} FROM event WHERE {condition} AND sequence > ?1 ORDER BY sequence {order} LIMIT ?2)"
         )
@@ -395,7 +395,7 @@ mod tests {
     fn a_store_of_a_later_version_is_refused() {
         let line = refused(|path| sql(path, "PRAGMA user_version = 9"));
         assert!(
-            line.starts_with("it was written by a later wardkeep (version 9, this one knows 1)"),
+            line.starts_with("it was written by a later wardkeep (version 9, this one knows 2)"),
             "{line}"
         );
     }
@@ -431,7 +431,7 @@ mod tests {
         let read = |name| pragma(&store.db, name).unwrap();
         assert_eq!(
             (read("synchronous"), read("application_id"), read("user_version")),
-            (2, APPLICATION_ID, 1)
+            (2, APPLICATION_ID, 2)
         );
         assert_eq!(read("auto_vacuum"), 2, "space can be given back in small steps");
         let mode: String = store.db.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
@@ -442,7 +442,12 @@ mod tests {
     fn each_question_is_answered_by_an_index() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(&dir.path().join("history.db")).unwrap();
-        let filter = Filter { node: "n".into(), ward: "w".into(), group: "g".into(), ..Filter::default() };
+        let filter = Filter {
+            node: "n".into(),
+            ward: "w".into(),
+            groups: vec!["g".into(), "p".into()],
+            ..Filter::default()
+        };
         let (parts, params) = place(&filter, 0, 10);
         let plan = format!("EXPLAIN QUERY PLAN {}", union("sequence", &parts, "DESC"));
         let mut plan = store.db.prepare(&plan).unwrap();

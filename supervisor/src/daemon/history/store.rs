@@ -74,14 +74,16 @@ pub(in crate::daemon) struct State {
     pub(in crate::daemon) intents: Vec<Intent>,
     /// Wards that rest, and whether they are quarantined.
     pub(in crate::daemon) holds: Vec<(HoldKey, bool)>,
-    /// Restarts, giving-ups, operators' actions and arrivals of nodes, oldest first.
+    /// Restarts, ends of groups, operators' actions and arrivals of nodes, oldest first.
     pub(in crate::daemon) decisions: Vec<v1::Event>,
 }
 
 /// The kinds of [`State::decisions`].
-pub(super) const DECISIONS: [v1::EventKind; 4] = [
+pub(super) const DECISIONS: [v1::EventKind; 6] = [
     v1::EventKind::WardRestart,
     v1::EventKind::GroupGaveUp,
+    v1::EventKind::GroupRestart,
+    v1::EventKind::GroupShutDown,
     v1::EventKind::Operator,
     v1::EventKind::NodeAttended,
 ];
@@ -101,9 +103,13 @@ pub(in crate::daemon) struct Filter {
     pub(in crate::daemon) node: String,
     /// ... and this ward of it (empty: all of it) ...
     pub(in crate::daemon) ward: String,
-    /// ... which is in this group.
-    pub(in crate::daemon) group: String,
+    /// ... which is in these groups, innermost first.
+    pub(in crate::daemon) groups: Vec<String>,
 }
+
+/// What is told of a group concerns all in it.
+pub(super) const OF_GROUPS: [v1::EventKind; 3] =
+    [v1::EventKind::GroupGaveUp, v1::EventKind::GroupRestart, v1::EventKind::GroupShutDown];
 
 impl Filter {
     /// Whether an event fits the place asked for. (Engines may ask an index instead.)
@@ -115,7 +121,7 @@ impl Filter {
             return event.node == self.node;
         }
         let own = event.node == self.node && (event.ward == self.ward || event.ward.is_empty());
-        own || (event.kind() == v1::EventKind::GroupGaveUp && event.group == self.group)
+        own || (OF_GROUPS.contains(&event.kind()) && self.groups.contains(&event.group))
     }
 }
 

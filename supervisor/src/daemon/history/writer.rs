@@ -2,8 +2,9 @@
 //! are told. Nobody waits for the disk but this thread.
 //!
 //! A disk that does not take it: said once, tried again until it does. Meanwhile what is to be
-//! written stays in memory, up to a bound; beyond it the oldest events are dropped and counted.
-//! Changes of what is remembered (intents, wards that rest) are never dropped.
+//! written stays in memory, up to a bound; beyond it the oldest events are dropped and counted, but not
+//! those that are just being written. Changes of what is remembered (intents, wards that rest) are never
+//! dropped, only those left out that were overtaken by others.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -37,7 +38,7 @@ const READERS: usize = 16;
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// For what is left to be written at the end.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-/// Changes carried over from dropped writes; beyond, those that were overtaken are left out.
+/// Changes of writes whose events were dropped; beyond, those that were overtaken are left out.
 const CARRIED: usize = 4_096;
 
 /// How far it is.
@@ -82,16 +83,34 @@ struct Shared {
 
 #[derive(Default)]
 struct Desk {
-    /// Oldest first; the last one has ticket `last`.
-    writes: VecDeque<Arc<Write>>,
+    /// Oldest first. The order of changes is never another than that they were made in.
+    writes: VecDeque<Waiting>,
+    /// So many of them, the oldest, are being written: they stay as they are.
+    in_flight: usize,
+    /// Ticket of the last one.
     last: u64,
     /// Events in `writes`.
     events: usize,
-    /// Changes of writes that were dropped.
-    carried: Vec<Change>,
+    /// Intents of a higher ID are not in the store.
+    known: u64,
     dropped: u64,
     reads: VecDeque<Ask>,
     closed: bool,
+}
+
+/// What is to be written: all from the ticket of the one before up to this one.
+struct Waiting {
+    ticket: u64,
+    write: Arc<Write>,
+    /// With more changes than this it is looked for those that were overtaken.
+    limit: usize,
+}
+
+impl Waiting {
+    /// Its events were dropped, or it never had any.
+    fn is_bare(&self) -> bool {
+        self.write.events.is_empty()
+    }
 }
 
 struct Ask {
@@ -110,47 +129,95 @@ impl Shared {
 
 impl Desk {
     fn push(&mut self, write: Write) -> u64 {
+        if write.is_empty() {
+            // It is written when all before it is.
+            return self.last;
+        }
         self.last += 1;
         self.events += write.events.len();
-        self.writes.push_back(Arc::new(write));
-        while self.events > WAITING && self.writes.len() > 1 {
-            let Some(oldest) = self.writes.pop_front() else { break };
-            self.events -= oldest.events.len();
-            self.dropped += oldest.events.len() as u64;
-            self.carried.extend(oldest.changes.iter().cloned());
-        }
-        if self.carried.len() > CARRIED {
-            keep_the_last(&mut self.carried);
-        }
+        self.writes.push_back(Waiting { ticket: self.last, write: Arc::new(write), limit: CARRIED });
+        self.join(self.writes.len() - 1);
+        self.make_room();
         self.last
     }
 
-    /// Ticket of the first write that waits.
-    fn first(&self) -> u64 {
-        self.last + 1 - self.writes.len() as u64
+    /// Takes the oldest to write them; they stay until it is known how that went.
+    fn take(&mut self) -> (Vec<Arc<Write>>, u64) {
+        let taken = self.writes.iter().take(BATCH);
+        let writes: Vec<_> = taken.clone().map(|waiting| waiting.write.clone()).collect();
+        let ticket = taken.last().map_or(0, |waiting| waiting.ticket);
+        self.in_flight = writes.len();
+        let opened = |change: &Change| match change {
+            Change::Open(intent) => Some(intent.id),
+            _ => None,
+        };
+        let known = writes.iter().flat_map(|write| &write.changes).filter_map(opened).max();
+        self.known = self.known.max(known.unwrap_or(0));
+        (writes, ticket)
     }
 
-    /// All up to this ticket is written; `carried` changes as well.
-    fn written(&mut self, ticket: u64, carried: usize) {
-        while self.first() <= ticket
-            && let Some(write) = self.writes.pop_front()
-        {
-            self.events -= write.events.len();
+    /// What was taken is durable.
+    fn written(&mut self) {
+        for written in self.writes.drain(..std::mem::take(&mut self.in_flight)) {
+            self.events -= written.write.events.len();
         }
-        self.carried.drain(..carried.min(self.carried.len()));
+    }
+
+    /// What was taken is to be written another time.
+    fn put_back(&mut self) {
+        self.in_flight = 0;
+        self.make_room();
+    }
+
+    /// Drops the oldest events where there are too many. The newest write keeps its own.
+    fn make_room(&mut self) {
+        while self.events > WAITING {
+            let newest = self.writes.len().saturating_sub(1);
+            let Some(at) = (self.in_flight..newest).find(|at| !self.writes[*at].is_bare()) else { return };
+            let events = std::mem::take(&mut Arc::make_mut(&mut self.writes[at].write).events);
+            self.events -= events.len();
+            self.dropped += events.len() as u64;
+            if self.writes[at].write.is_empty() {
+                // What comes after it confirms it.
+                self.writes.remove(at);
+            } else {
+                self.join(at + 1);
+                self.join(at);
+            }
+        }
+    }
+
+    /// Makes one of this write and the one before, if neither has events.
+    fn join(&mut self, at: usize) {
+        let joins = at > self.in_flight && self.writes[at - 1].is_bare() && self.writes[at].is_bare();
+        if !joins {
+            return;
+        }
+        let Some(later) = self.writes.remove(at) else { return };
+        let first = &mut self.writes[at - 1];
+        first.ticket = later.ticket;
+        let changes = &mut Arc::make_mut(&mut first.write).changes;
+        changes.extend(later.write.changes.iter().cloned());
+        if changes.len() > first.limit {
+            // Only of the oldest it is known what the store has by then.
+            let known = if at - 1 == self.in_flight { self.known } else { u64::MAX };
+            keep_the_last(changes, known);
+            first.limit = CARRIED.max(2 * changes.len());
+        }
     }
 }
 
-/// Leaves out what a later change about the same makes void.
-fn keep_the_last(changes: &mut Vec<Change>) {
-    let mut seen = BTreeSet::new();
+/// Leaves out what a later change about the same makes void. An intent with an ID above `known` that was
+/// closed since need not be written at all.
+fn keep_the_last(changes: &mut Vec<Change>, known: u64) {
+    let (mut intents, mut wards) = (BTreeSet::new(), BTreeSet::new());
     let mut kept: Vec<_> = changes
         .drain(..)
         .rev()
         .filter(|change| match change {
-            Change::Open(intent) => seen.insert((0, intent.id, None)),
-            Change::Close { .. } => true,
-            Change::Hold { ward, .. } | Change::Release { ward } => seen.insert((1, 0, Some(ward.clone()))),
+            Change::Open(intent) => intents.insert(intent.id),
+            Change::Close { id, .. } => intents.insert(*id) && *id <= known,
+            Change::Hold { ward, .. } | Change::Release { ward } => wards.insert(ward.clone()),
         })
         .collect();
     kept.reverse();
@@ -158,8 +225,10 @@ fn keep_the_last(changes: &mut Vec<Change>) {
 }
 
 impl History {
-    pub(super) fn start(store: Box<dyn Store>, retention: Retention) -> Self {
-        let shared = Arc::new(Shared { desk: Mutex::default(), bell: Condvar::new() });
+    /// `known`: the highest ID of an intent in the store.
+    pub(super) fn start(store: Box<dyn Store>, retention: Retention, known: u64) -> Self {
+        let desk = Mutex::new(Desk { known, ..Desk::default() });
+        let shared = Arc::new(Shared { desk, bell: Condvar::new() });
         let (progress, watched) = watch::channel(Progress::default());
         let (end, ended) = oneshot::channel();
         let writer = Writer {
@@ -280,8 +349,6 @@ struct Writer {
 /// What one turn is to do.
 struct Turn {
     writes: Vec<Arc<Write>>,
-    /// How many changes of dropped writes come first.
-    carried: usize,
     /// Of the last of `writes`.
     ticket: u64,
     reads: Vec<Ask>,
@@ -301,12 +368,15 @@ impl Writer {
                 self.read(ask);
             }
             if closed {
-                let left = self.shared.desk().events;
+                let (left, events) = {
+                    let desk = self.shared.desk();
+                    (desk.writes.len(), desk.events)
+                };
                 if left > 0 && self.progress.borrow().failing.is_none() {
                     continue;
                 }
                 if left > 0 {
-                    tracing::error!(events = left, "the end of the history could not be written");
+                    tracing::error!(events, "the end of the history could not be written");
                 }
                 return;
             }
@@ -326,18 +396,8 @@ impl Writer {
                 || desk.closed
                 || (self.trim_at <= now && self.retry_at.is_none())
             {
-                let writes: Vec<_> =
-                    if writes { desk.writes.iter().take(BATCH).cloned().collect() } else { Vec::new() };
-                let ticket = desk.first() + writes.len() as u64 - 1;
-                let carried = desk.carried.clone();
-                let turn = Turn {
-                    carried: carried.len(),
-                    ticket,
-                    reads: desk.reads.drain(..).collect(),
-                    closed: desk.closed,
-                    writes: prepend(carried, writes),
-                };
-                return turn;
+                let (writes, ticket) = if writes { desk.take() } else { Default::default() };
+                return Turn { writes, ticket, reads: desk.reads.drain(..).collect(), closed: desk.closed };
             }
             let until = if desk.writes.is_empty() { None } else { self.retry_at };
             let until = until.unwrap_or(if self.retry_at.is_some() { now + TRIM } else { self.trim_at });
@@ -351,7 +411,7 @@ impl Writer {
             Ok(()) => {
                 let dropped = {
                     let mut desk = self.shared.desk();
-                    desk.written(turn.ticket, turn.carried);
+                    desk.written();
                     desk.dropped
                 };
                 self.retry_at = None;
@@ -371,7 +431,11 @@ impl Writer {
 
     fn failed(&mut self, error: &StoreError) {
         self.retry_at = Some(Instant::now() + RETRY);
-        let dropped = self.shared.desk().dropped;
+        let dropped = {
+            let mut desk = self.shared.desk();
+            desk.put_back();
+            desk.dropped
+        };
         let mut progress = self.progress.borrow().clone();
         if progress.failing.is_none() {
             tracing::error!("history: not written: {error}; supervising goes on from memory");
@@ -388,7 +452,7 @@ impl Writer {
             let mut page = self.store.page(&filter, after, limit)?;
             let after = page.last().map_or(after, |event| event.sequence);
             let desk = self.shared.desk();
-            let waiting = desk.writes.iter().flat_map(|write| &write.events);
+            let waiting = desk.writes.iter().flat_map(|waiting| &waiting.write.events);
             let fitting = waiting.filter(|event| event.sequence > after && filter.fits(event));
             page.extend(fitting.take(limit.saturating_sub(page.len())).map(|event| v1::Event::clone(event)));
             Ok(page)
@@ -411,166 +475,5 @@ impl Writer {
     }
 }
 
-fn prepend(carried: Vec<Change>, mut writes: Vec<Arc<Write>>) -> Vec<Arc<Write>> {
-    if !carried.is_empty() && !writes.is_empty() {
-        writes.insert(0, Arc::new(Write { events: Vec::new(), changes: carried }));
-    }
-    writes
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-    use super::{
-        super::{
-            intent::{Aim, Intent, tests::intent},
-            memory::MemoryStore,
-            store::State,
-        },
-        *,
-    };
-
-    const KEPT: Retention = Retention { max_age: Duration::from_secs(1 << 40), max_bytes: u64::MAX };
-
-    /// A disk that is full while the test says so.
-    struct Faulty {
-        inner: Arc<Mutex<MemoryStore>>,
-        full: Arc<AtomicBool>,
-        transactions: Arc<Mutex<Vec<usize>>>,
-    }
-
-    impl Store for Faulty {
-        fn commit(&mut self, writes: &[Arc<Write>]) -> Result<(), StoreError> {
-            if self.full.load(Relaxed) {
-                return Err(StoreError("the disk is full".into()));
-            }
-            self.transactions.lock().unwrap().push(writes.len());
-            self.inner.lock().unwrap().commit(writes)
-        }
-        fn state(&mut self, since: i64) -> Result<State, StoreError> {
-            self.inner.lock().unwrap().state(since)
-        }
-        fn locate(&mut self, filter: &Filter) -> Result<u64, StoreError> {
-            self.inner.lock().unwrap().locate(filter)
-        }
-        fn page(&mut self, filter: &Filter, after: u64, limit: usize) -> Result<Vec<v1::Event>, StoreError> {
-            self.inner.lock().unwrap().page(filter, after, limit)
-        }
-        fn trim(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError> {
-            self.inner.lock().unwrap().trim(retention, now)
-        }
-        fn used(&mut self) -> Result<u64, StoreError> {
-            self.inner.lock().unwrap().used()
-        }
-    }
-
-    struct Bench {
-        history: History,
-        inner: Arc<Mutex<MemoryStore>>,
-        full: Arc<AtomicBool>,
-        transactions: Arc<Mutex<Vec<usize>>>,
-    }
-
-    fn bench(full: bool) -> Bench {
-        let inner = Arc::new(Mutex::new(MemoryStore::default()));
-        let (full, transactions) = (Arc::new(AtomicBool::new(full)), Arc::default());
-        let store =
-            Faulty { inner: inner.clone(), full: full.clone(), transactions: Arc::clone(&transactions) };
-        Bench { history: History::start(Box::new(store), KEPT), inner, full, transactions }
-    }
-
-    impl Bench {
-        fn push(&self, sequence: u64) -> u64 {
-            let event = Arc::new(v1::Event { sequence, ..Default::default() });
-            self.history.push(Write { events: vec![event], changes: Vec::new() })
-        }
-
-        async fn until(&mut self, seen: impl Fn(&Progress) -> bool) {
-            let waited = async {
-                while !seen(&self.history.progress()) {
-                    self.history.progressed().await;
-                }
-            };
-            timeout(Duration::from_secs(20), waited).await.expect("it hangs");
-        }
-
-        async fn read(&self) -> Vec<u64> {
-            let page = self.history.reader().page(&Filter::default(), None, 100_000).await.unwrap();
-            page.iter().map(|event| event.sequence).collect()
-        }
-    }
-
-    #[tokio::test]
-    async fn what_waits_is_written_in_one_transaction_and_then_confirmed() {
-        let mut bench = bench(true);
-        bench.push(1);
-        bench.until(|progress| progress.failing.is_some()).await;
-        for sequence in 2..=100 {
-            bench.push(sequence);
-        }
-        bench.full.store(false, Relaxed);
-        bench.until(|progress| progress.written == 100).await;
-        assert_eq!(*bench.transactions.lock().unwrap(), [100], "group commit");
-        assert_eq!(bench.read().await, (1..=100).collect::<Vec<_>>());
-        bench.history.close().await;
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_is_said_reading_goes_on_and_nothing_is_lost_when_there_is_room_again() {
-        let mut bench = bench(false);
-        let ticket = bench.push(1);
-        bench.until(|progress| progress.written == ticket).await;
-        bench.full.store(true, Relaxed);
-        bench.push(2);
-        bench.until(|progress| progress.failing.is_some()).await;
-        assert_eq!(bench.history.progress().failing.unwrap().why, "the disk is full");
-        let last = bench.push(3);
-        assert_eq!(bench.read().await, [1, 2, 3], "what is not written can be read from memory");
-        bench.full.store(false, Relaxed);
-        bench.until(|progress| progress.failing.is_none() && progress.written == last).await;
-        assert_eq!(bench.inner.lock().unwrap().page(&Filter::default(), 0, 9).unwrap().len(), 3);
-        assert_eq!(bench.history.progress().dropped, 0);
-        bench.history.close().await;
-    }
-
-    #[tokio::test]
-    async fn what_does_not_fit_into_memory_is_counted_and_intents_are_never_lost() {
-        let mut bench = bench(true);
-        let change = Change::Open(Intent { id: 9, ..intent(Aim::Restart, "w", 3) });
-        bench.history.push(Write { events: vec![Arc::default()], changes: vec![change] });
-        let mut last = 0;
-        for sequence in 1..=WAITING as u64 + 10 {
-            last = bench.push(sequence);
-        }
-        bench.full.store(false, Relaxed);
-        bench.until(|progress| progress.written == last).await;
-        assert_eq!(bench.history.progress().dropped, 11);
-        let state = bench.inner.lock().unwrap().state(0).unwrap();
-        assert_eq!(state.intents.first().map(|intent| intent.id), Some(9));
-        assert_eq!(state.last_sequence, WAITING as u64 + 10);
-        bench.history.close().await;
-    }
-
-    #[tokio::test]
-    async fn what_was_handed_over_before_the_end_is_written() {
-        let bench = bench(false);
-        for sequence in 1..=3_000 {
-            bench.push(sequence);
-        }
-        let (inner, transactions) = (bench.inner.clone(), bench.transactions.clone());
-        bench.history.close().await;
-        assert_eq!(inner.lock().unwrap().state(0).unwrap().last_sequence, 3_000);
-        assert!(transactions.lock().unwrap().iter().all(|writes| *writes <= BATCH));
-    }
-
-    #[test]
-    fn of_changes_carried_over_the_last_about_each_thing_is_kept() {
-        let hold = |quarantined| Change::Hold { ward: ("n".into(), "w".into()), quarantined };
-        let open = |due_at| Change::Open(Intent { id: 1, due_at, ..intent(Aim::Restart, "w", 3) });
-        let close = Change::Close { id: 1, at: 0, outcome: String::new() };
-        let mut changes = vec![hold(true), open(1), open(2), close.clone(), hold(false)];
-        keep_the_last(&mut changes);
-        assert_eq!(changes, [open(2), close, hold(false)]);
-    }
-}
+mod tests;
