@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     core::Steward,
     node::Node,
-    types::{Action, Cause, Escalate, NodeName, Time, WardId, What},
+    types::{Action, Cause, Escalate, NodeName, Reach, Time, WardId, What},
     ward::seconds,
 };
 
@@ -157,11 +157,17 @@ impl Steward {
         let (now, since) = (self.now, self.patient());
         self.escalated = Some(now);
         let what = What::NodeRestart { group: group.as_ref().map(|group| group.name.clone()) };
-        let ward = group.as_ref().map(|group| group.ward.clone());
         if let Some(node) = self.node_mut(name) {
-            (node.escalated, node.escalation) = (Some(now), Some(Escalation { since, group }));
+            (node.escalated, node.escalation) = (Some(now), Some(Escalation { since, group: group.clone() }));
         }
-        self.note(Some(name), ward.as_ref(), what, cause.clone());
+        match group {
+            Some(GaveUp { name: group, ward, .. }) => {
+                let groups = self.subtree(&group);
+                let reach = Reach { groups, counts_for: Some(group), ..Reach::default() };
+                self.note_reach(self.out.len(), &ward, what, cause.clone(), reach);
+            }
+            None => self.note(Some(name), None, what, cause.clone()),
+        }
         self.out.push(Action::RestartNode { node: name.clone(), cause });
     }
 }

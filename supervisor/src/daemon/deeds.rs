@@ -177,7 +177,18 @@ impl Fleet {
             let group = group.as_ref()?;
             let (intensity, period) = (group.spec.intensity, Some(duration(group.spec.period)));
             let group = group.spec.name.to_string();
-            Some(v1::Decision { recent, intensity, period, delay, gave_up, group, groups, escalates_to })
+            let restarts_node = matches!(note.what, What::NodeRestart { .. });
+            Some(v1::Decision {
+                recent,
+                intensity,
+                period,
+                delay,
+                gave_up,
+                group,
+                groups,
+                escalates_to,
+                restarts_node,
+            })
         };
         match &note.what {
             What::NodeAttended { .. } => {
@@ -195,6 +206,13 @@ impl Fleet {
             }
             What::GroupGaveUp { recent, .. } | What::GroupFailed { recent, .. } => {
                 event.decision = decision(*recent, None, true);
+            }
+            What::NodeRestart { group: Some(_) } => {
+                let recent = group.as_ref().map_or(0, |group| group.recent);
+                event.decision = decision(recent, None, false);
+            }
+            What::NodeRestart { group: None } => {
+                event.decision = Some(v1::Decision { restarts_node: true, ..Default::default() });
             }
             What::GroupShutDown { .. } => event.decision = decision(0, None, false),
             What::Asked(Asked::Start | Asked::Restart) => {

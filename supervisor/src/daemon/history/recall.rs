@@ -75,7 +75,14 @@ fn attended<'a>(memory: &mut Memory, boots: &mut BTreeMap<&'a str, u128>, event:
 
 fn decided(memory: &mut Memory, event: &v1::Event, clock: Clock) {
     use v1::EventKind as K;
-    let Some(decision) = event.decision.as_ref().filter(|_| !event.group.is_empty()) else { return };
+    let Some(decision) = &event.decision else { return };
+    if decision.restarts_node {
+        memory.escalated.insert(event.node.as_str().into(), clock.past(millis(event)));
+        return begin_anew(memory, &decision.groups);
+    }
+    if event.group.is_empty() {
+        return;
+    }
     let about: Arc<str> = event.group.as_str().into();
     // Those that were written before groups could be in groups do not say whose restarts they are.
     let counts_for = if decision.group.is_empty() { about.clone() } else { decision.group.as_str().into() };
@@ -223,6 +230,17 @@ mod tests {
             attended("0198f3a2-1b4c-7aaa-8bbb-dddddddddddd"),
         ]);
         assert_eq!((memory.wards[&WardId::new("n", "w")].restarts, memory.groups["g"].len()), (0, 1));
+    }
+
+    #[test]
+    fn a_node_that_was_restarted_for_its_wards_is_known_and_their_group_begins_anew() {
+        use v1::EventKind::{NodeRestart, WardRestart};
+        let mut restarted = event(NodeRestart, 5, 1);
+        let decision = restarted.decision.as_mut().unwrap();
+        (decision.restarts_node, decision.groups) = (true, vec!["g".to_owned()]);
+        let memory = told(vec![event(WardRestart, 20, 1), restarted, event(NodeRestart, 1, 1)]);
+        assert_eq!(memory.escalated[&*"n"], TIME - Duration::from_secs(5));
+        assert!(!memory.groups.contains_key("g"));
     }
 
     #[test]

@@ -79,7 +79,8 @@ pub(in crate::daemon) struct State {
 }
 
 /// The kinds of [`State::decisions`].
-pub(super) const DECISIONS: [v1::EventKind; 6] = [
+pub(super) const DECISIONS: [v1::EventKind; 7] = [
+    v1::EventKind::NodeRestart,
     v1::EventKind::WardRestart,
     v1::EventKind::GroupGaveUp,
     v1::EventKind::GroupRestart,
