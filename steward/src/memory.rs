@@ -102,7 +102,7 @@ impl Steward {
         let resume = known.resume.filter(|resume| down && same(resume));
         if let Some(Resume { due, free, cause, .. }) = resume.filter(|_| known.rests.is_none()) {
             ward.intent = Intent::Up;
-            ward.pending = Some(Pending { due: Some(due), cause, free, ticket: None });
+            ward.pending = Some(Box::new(Pending { due: Some(due), cause, free, ticket: None }));
             ward.phase = Phase::Backoff;
         }
     }

@@ -375,10 +375,10 @@ impl Fleet {
                 record.last_report_at = Some(Utc::now());
                 record.leaked_threads = report.leaked_threads;
                 self.reported = true;
-                match wire::beats(&report, &record.names) {
+                let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
+                match wire::beats(report, record.names.len()) {
                     Ok(beats) => {
                         record.hear(&beats);
-                        let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
                         self.step(Event::Report { node: name, runtime_lag, beats });
                     }
                     Err(what) => self.expel(&name, what),
