@@ -1,13 +1,14 @@
 //! A ward's heart: the counters its two lanes of heartbeat advance, and nothing else.
 //!
-//! A beat is an atomic add: no lock, no clock, no allocation, no timer per ward. The age of the
+//! A beat is an atomic store or add in the ward's own memory: no lock, no clock, no allocation (but once,
+//! at the first unit of work), no timer per ward. The age of the
 //! oldest unit of work is kept by a ring of time slices that one sweeper for all wards turns:
 //! a unit counts in the slice it began in, so the oldest slice that still counts something tells
 //! the age, to within one slice.
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -24,37 +25,61 @@ const COARSEST: Duration = Duration::from_secs(1);
 /// does is not held against the one that replaced it.
 #[derive(Debug)]
 pub(crate) struct Heart {
-    pulses: AtomicU64,
+    pulses: AtomicU32,
+    width_ms: u32,
+    /// What wards need that do work: many never do.
+    work: OnceLock<Box<Ring>>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
     begun: AtomicU64,
     ended: AtomicU64,
     slices: [AtomicU32; SLICES],
     current: AtomicUsize,
-    width: Duration,
 }
 
 impl Heart {
     pub(crate) fn new(stall_timeout: Option<Duration>) -> Self {
+        let width = stall_timeout.map_or(COARSEST, |t| (t / 8).clamp(FINEST, COARSEST.max(t / 8)));
         Self {
-            pulses: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
-            ended: AtomicU64::new(0),
-            slices: [const { AtomicU32::new(0) }; SLICES],
-            current: AtomicUsize::new(0),
-            width: stall_timeout.map_or(COARSEST, |t| (t / 8).clamp(FINEST, COARSEST.max(t / 8))),
+            pulses: AtomicU32::new(0),
+            width_ms: u32::try_from(width.as_millis()).unwrap_or(u32::MAX),
+            work: OnceLock::new(),
         }
     }
 
+    /// Not one atomic step, which would cost several times as much: of two threads that pulse for one
+    /// ward at the same instant, one may be counted.
     pub(crate) fn pulse(&self) {
-        self.pulses.fetch_add(1, Relaxed);
+        self.pulses.store(self.pulses.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     /// Begins a unit of work; it ends when the guard is dropped.
     pub(crate) fn work(self: &Arc<Self>) -> WorkGuard {
-        let slice = self.enter();
-        self.begun.fetch_add(1, Relaxed);
+        let ring = self.work.get_or_init(Box::default);
+        let slice = ring.enter();
+        ring.begun.fetch_add(1, Relaxed);
         WorkGuard { heart: self.clone(), slice: AtomicUsize::new(slice) }
     }
 
+    #[cfg(test)]
+    pub(crate) fn in_progress(&self) -> u64 {
+        self.work.get().map_or(0, |w| w.begun.load(Relaxed).saturating_sub(w.ended.load(Relaxed)))
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn totals(&self) -> Totals {
+        let ring = self.work.get();
+        Totals {
+            pulses: self.pulses.load(Relaxed).into(),
+            begun: ring.map_or(0, |ring| ring.begun.load(Relaxed)),
+            ended: ring.map_or(0, |ring| ring.ended.load(Relaxed)),
+        }
+    }
+}
+
+impl Ring {
     fn enter(&self) -> usize {
         let slice = self.current.load(Relaxed) % SLICES;
         self.slices[slice].fetch_add(1, Relaxed);
@@ -64,20 +89,6 @@ impl Heart {
     fn leave(&self, slice: usize) {
         if slice != PAUSED {
             self.slices[slice].fetch_sub(1, Relaxed);
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn in_progress(&self) -> u64 {
-        self.begun.load(Relaxed).saturating_sub(self.ended.load(Relaxed))
-    }
-
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn totals(&self) -> Totals {
-        Totals {
-            pulses: self.pulses.load(Relaxed),
-            begun: self.begun.load(Relaxed),
-            ended: self.ended.load(Relaxed),
         }
     }
 }
@@ -92,16 +103,20 @@ pub(crate) struct WorkGuard {
 }
 
 impl WorkGuard {
+    fn ring(&self) -> &Ring {
+        self.heart.work.get_or_init(Box::default)
+    }
+
     /// It makes no progress and that is not the ward's doing: it waits for its caller. It has no age
     /// until [`WorkGuard::renew`].
     pub(crate) fn pause(&self) {
-        self.heart.leave(self.slice.swap(PAUSED, Relaxed));
+        self.ring().leave(self.slice.swap(PAUSED, Relaxed));
     }
 
     /// It made progress just now: its age begins anew.
     pub(crate) fn renew(&self) {
-        let slice = self.heart.enter();
-        self.heart.leave(self.slice.swap(slice, Relaxed));
+        let slice = self.ring().enter();
+        self.ring().leave(self.slice.swap(slice, Relaxed));
     }
 
     /// Ends a pause; a unit that is not paused keeps its age.
@@ -115,19 +130,28 @@ impl WorkGuard {
 impl Drop for WorkGuard {
     fn drop(&mut self) {
         self.pause();
-        self.heart.ended.fetch_add(1, Relaxed);
+        self.ring().ended.fetch_add(1, Relaxed);
     }
 }
 
-/// What the sweeper knows of one heart: when each slice was closed, and what was reported last.
-#[derive(Debug)]
+/// What the sweeper knows of one heart.
+#[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    closed_at: [Duration; SLICES],
-    opened_at: Duration,
-    seen: Totals,
+    pulses: u32,
+    work: Option<Box<Turns>>,
 }
 
-/// Totals since the node's start.
+/// When each slice of a ring was closed, and what was reported last.
+#[derive(Debug)]
+struct Turns {
+    closed_at: [Duration; SLICES],
+    opened_at: Duration,
+    begun: u64,
+    ended: u64,
+}
+
+/// Totals since the incarnation's start.
+#[cfg(any(test, feature = "testing"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) pulses: u64,
@@ -135,62 +159,64 @@ pub(crate) struct Totals {
     pub(crate) ended: u64,
 }
 
-/// What changed since the last report.
+/// What became of work since the last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delta {
-    pub(crate) pulses: u32,
     pub(crate) begun: u32,
     pub(crate) ended: u32,
-    pub(crate) oldest_work: Option<Duration>,
-}
-
-impl Delta {
-    pub(crate) fn is_quiet(&self) -> bool {
-        *self == Self::default()
-    }
+    pub(crate) oldest: Option<Duration>,
 }
 
 impl Sweep {
-    pub(crate) fn new(now: Duration) -> Self {
-        Self { closed_at: [now; SLICES], opened_at: now, seen: Totals::default() }
-    }
-
-    /// Turns the ring if the current slice is as wide as it should be.
+    /// Turns the ring, if there is one, and if the current slice is as wide as it should be.
     pub(crate) fn turn(&mut self, heart: &Heart, now: Duration) {
-        if now.saturating_sub(self.opened_at) < heart.width {
+        let Some(ring) = heart.work.get() else { return };
+        let first = self.work.is_none();
+        let turns = self.work.get_or_insert_with(|| {
+            Box::new(Turns { closed_at: [now; SLICES], opened_at: now, begun: 0, ended: 0 })
+        });
+        // The first slice is closed at once: from here on the ages of what is in it are known.
+        if !first && now.saturating_sub(turns.opened_at) < Duration::from_millis(heart.width_ms.into()) {
             return;
         }
-        let current = heart.current.load(Relaxed) % SLICES;
-        let free = (1..SLICES).map(|i| (current + i) % SLICES).find(|i| heart.slices[*i].load(Relaxed) == 0);
+        let current = ring.current.load(Relaxed) % SLICES;
+        let free = (1..SLICES).map(|i| (current + i) % SLICES).find(|i| ring.slices[*i].load(Relaxed) == 0);
         // All slices in use: units of twice the stall timeout are in progress, and stay the oldest.
         let Some(next) = free else { return };
-        self.closed_at[current] = now;
-        self.opened_at = now;
-        heart.current.store(next, Relaxed);
+        turns.closed_at[current] = now;
+        turns.opened_at = now;
+        ring.current.store(next, Relaxed);
     }
 
     /// Age of the oldest unit in progress, underestimated by less than one slice.
     pub(crate) fn oldest(&self, heart: &Heart, now: Duration) -> Option<Duration> {
-        let current = heart.current.load(Relaxed) % SLICES;
+        let ring = heart.work.get()?;
+        let current = ring.current.load(Relaxed) % SLICES;
+        let closed_at = |i: usize| self.work.as_ref().map_or(now, |turns| turns.closed_at[i]);
         (0..SLICES)
-            .filter(|i| heart.slices[*i].load(Relaxed) > 0)
-            .map(|i| if i == current { Duration::ZERO } else { now.saturating_sub(self.closed_at[i]) })
+            .filter(|i| ring.slices[*i].load(Relaxed) > 0)
+            .map(|i| if i == current { Duration::ZERO } else { now.saturating_sub(closed_at(i)) })
             .max()
     }
 
-    /// What changed since the last call.
+    /// Whether it has pulsed since the last call.
+    pub(crate) fn pulsed(&mut self, heart: &Heart) -> bool {
+        let pulses = heart.pulses.load(Relaxed);
+        std::mem::replace(&mut self.pulses, pulses) != pulses
+    }
+
+    /// What became of work since the last call.
     pub(crate) fn delta(&mut self, heart: &Heart, now: Duration) -> Delta {
+        let Some(ring) = heart.work.get() else { return Delta::default() };
+        self.turn(heart, now);
+        let oldest = self.oldest(heart, now);
+        let Some(turns) = &mut self.work else { return Delta::default() };
         // Ended first: a unit that begins and ends in between must not make ended exceed begun.
-        let ended = heart.ended.load(Relaxed);
-        let totals = Totals { pulses: heart.pulses.load(Relaxed), begun: heart.begun.load(Relaxed), ended };
+        let ended = ring.ended.load(Relaxed);
+        let begun = ring.begun.load(Relaxed);
         let less = |new: u64, old: u64| u32::try_from(new.saturating_sub(old)).unwrap_or(u32::MAX);
-        let delta = Delta {
-            pulses: less(totals.pulses, self.seen.pulses),
-            begun: less(totals.begun, self.seen.begun),
-            ended: less(totals.ended, self.seen.ended),
-            oldest_work: self.oldest(heart, now),
-        };
-        self.seen = totals;
+        let delta = Delta { begun: less(begun, turns.begun), ended: less(ended, turns.ended), oldest };
+        (turns.begun, turns.ended) = (begun, ended);
         delta
     }
 }
@@ -210,7 +236,7 @@ mod tests {
     #[test]
     fn the_oldest_unit_is_known_to_within_one_slice_and_never_overestimated() {
         let heart = Arc::new(Heart::new(Some(Duration::from_millis(800))));
-        let mut sweep = Sweep::new(Duration::ZERO);
+        let mut sweep = Sweep::default();
         sweep_to(&mut sweep, &heart, 0, 250);
         let old = heart.work();
         for t in 250..2_000u32 {
@@ -227,7 +253,7 @@ mod tests {
     #[test]
     fn a_unit_that_waits_for_its_caller_has_no_age_and_one_that_progresses_a_new_one() {
         let heart = Arc::new(Heart::new(Some(Duration::from_millis(160))));
-        let mut sweep = Sweep::new(Duration::ZERO);
+        let mut sweep = Sweep::default();
         let unit = heart.work();
         unit.pause();
         unit.pause();
@@ -246,7 +272,7 @@ mod tests {
     #[test]
     fn many_long_units_at_once_stay_the_oldest_and_all_are_counted() {
         let heart = Arc::new(Heart::new(Some(Duration::from_millis(160))));
-        let mut sweep = Sweep::new(Duration::ZERO);
+        let mut sweep = Sweep::default();
         let mut held = Vec::new();
         for t in 0..2_000u32 {
             if t % 10 == 0 {
@@ -263,15 +289,15 @@ mod tests {
     #[test]
     fn a_delta_tells_only_what_is_new() {
         let heart = Arc::new(Heart::new(None));
-        let mut sweep = Sweep::new(Duration::ZERO);
+        let mut sweep = Sweep::default();
         heart.pulse();
         let work = heart.work();
         let first = sweep.delta(&heart, MS);
-        assert_eq!((first.pulses, first.begun, first.ended), (1, 1, 0));
-        assert!(first.oldest_work.is_some());
+        assert_eq!((first.begun, first.ended, sweep.pulsed(&heart)), (1, 0, true));
+        assert!(first.oldest.is_some());
         drop(work);
         let second = sweep.delta(&heart, MS);
-        assert_eq!((second.pulses, second.begun, second.ended, second.oldest_work), (0, 0, 1, None));
-        assert!(sweep.delta(&heart, MS).is_quiet());
+        assert_eq!((second.begun, second.ended, second.oldest), (0, 1, None));
+        assert!(sweep.delta(&heart, MS) == Delta::default() && !sweep.pulsed(&heart));
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
 };
 use wardkeep_proto::{Error, duration, timestamp, v1};
-use wardkeep_steward::Phase;
+use wardkeep_steward::{Beats, Phase, WorkBeat};
 
 use crate::{
     census::{Census, Usage},
@@ -98,14 +98,13 @@ impl Host {
         node: Arc<str>,
         runtime: Handle,
         wards: Vec<(Ward, Arc<Route>)>,
-        now: Duration,
         ledger: Ledger,
     ) -> Self {
         let wards = wards
             .into_iter()
             .map(|(ward, route)| Hosted {
                 heart: Arc::new(Heart::new(ward.spec.stall_timeout)),
-                sweep: Sweep::new(now),
+                sweep: Sweep::default(),
                 phase: Phase::Stopped,
                 held: false,
                 quarantined: false,
@@ -215,7 +214,7 @@ impl Host {
     ///
     /// # Errors
     /// [`NodeError::OtherIncarnation`] for a late or repeated order.
-    pub(crate) fn start(&mut self, slot: usize, after: u64, now: Duration) -> Result<(), Error> {
+    pub(crate) fn start(&mut self, slot: usize, after: u64) -> Result<(), Error> {
         let (node, runtime, ledger) = (self.node.clone(), self.runtime.clone(), self.ledger.clone());
         let (leaked, guard) = (self.leaked.clone(), self.guard.clone());
         let hosted = self.get(slot)?;
@@ -230,7 +229,7 @@ impl Host {
         let number = hosted.number;
         // A heart of its own: what an abandoned incarnation still does is not this one's doing.
         hosted.heart = Arc::new(Heart::new(hosted.ward.spec.stall_timeout));
-        hosted.sweep = Sweep::new(now);
+        hosted.sweep = Sweep::default();
         hosted.work_ended = hosted.work_begun;
         hosted.oldest_work = None;
         let incarnation = Incarnation::new(
@@ -407,16 +406,19 @@ impl Host {
         }
     }
 
-    /// The heartbeats since the last call: slot and what changed, for wards that beat or work.
-    pub(crate) fn beats(&mut self, now: Duration) -> Vec<(usize, Delta)> {
-        let mut beats = Vec::new();
-        for (slot, hosted) in self.wards.iter_mut().enumerate() {
-            let delta = hosted.sweep.delta(&hosted.heart, now);
-            hosted.work_begun += u64::from(delta.begun);
-            hosted.work_ended += u64::from(delta.ended);
-            hosted.oldest_work = delta.oldest_work;
-            if !delta.is_quiet() {
-                beats.push((slot, delta));
+    /// The heartbeats since the last call.
+    pub(crate) fn beats(&mut self, now: Duration) -> Beats {
+        let mut beats = Beats::default();
+        for (slot, hosted) in (0..).zip(&mut self.wards) {
+            if hosted.sweep.pulsed(&hosted.heart) {
+                beats.pulsed.push(slot);
+            }
+            let Delta { begun, ended, oldest } = hosted.sweep.delta(&hosted.heart, now);
+            hosted.work_begun += u64::from(begun);
+            hosted.work_ended += u64::from(ended);
+            hosted.oldest_work = oldest;
+            if begun > 0 || ended > 0 || oldest.is_some() {
+                beats.worked.push(WorkBeat { slot, begun, ended, oldest });
             }
         }
         beats

@@ -29,7 +29,7 @@ use wardkeep_proto::{
     Error,
     v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
 };
-use wardkeep_steward::{Action, Beat, Event, Note, WardId, What};
+use wardkeep_steward::{Action, Event, Note, WardId, What};
 
 use crate::{
     host::Host,
@@ -367,39 +367,17 @@ impl Keeper {
         let beats = self.setup.host.beats(self.lived);
         if self.setup.mandate.is_own() {
             let node = self.setup.info.name.as_str().into();
-            let beats = beats
-                .iter()
-                .filter_map(|(slot, delta)| {
-                    Some(Beat {
-                        ward: self.setup.host.name(*slot)?,
-                        pulses: delta.pulses,
-                        work_begun: delta.begun,
-                        work_ended: delta.ended,
-                        oldest_work: delta.oldest_work,
-                    })
-                })
-                .collect();
             let actions = self.setup.mandate.step(now, Event::Report { node, runtime_lag: lag, beats });
             self.queue.extend(actions);
             return;
         }
         self.report_sequence += 1;
-        let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
-        let mut report = v1::Report {
+        let report = v1::Report {
             sequence: self.report_sequence,
-            runtime_lag_ms: millis(lag),
+            runtime_lag_ms: u32::try_from(lag.as_millis()).unwrap_or(u32::MAX),
             leaked_threads: self.setup.host.leaked(),
-            ..Default::default()
+            ..wire::report(&beats)
         };
-        let mut before = 0;
-        for (slot, delta) in beats {
-            report.slot.push(u32::try_from(slot - before).unwrap_or(u32::MAX));
-            before = slot;
-            report.pulses.push(delta.pulses);
-            report.work_begun.push(delta.begun);
-            report.work_ended.push(delta.ended);
-            report.oldest_work_ms.push(delta.oldest_work.map_or(0, |age| millis(age).saturating_add(1)));
-        }
         self.send(Up::Report(report));
     }
 
@@ -442,11 +420,10 @@ impl Keeper {
 
     /// Does what the node's own steward wants.
     fn act(&mut self, action: Action) {
-        let now = self.lived;
         let host = &mut self.setup.host;
         let done = match action {
             Action::Start { ward, after_incarnation, .. } => {
-                host.slot(&ward.ward).map_or(Ok(()), |slot| host.start(slot, after_incarnation, now))
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.start(slot, after_incarnation))
             }
             Action::Stop { ward, incarnation, grace, .. } => {
                 host.slot(&ward.ward).map_or(Ok(()), |slot| host.stop(slot, incarnation, Some(grace)))

@@ -190,13 +190,7 @@ impl NodeBuilder {
         let seed = u64::from_le_bytes(boot.as_bytes()[8..].try_into().unwrap_or_default());
         let mandate = Mandate::new(self.name.as_str().into(), boot.as_u128(), self.groups.clone(), seed);
         let setup = Setup {
-            host: Host::new(
-                self.name.as_str().into(),
-                Handle::current(),
-                wards,
-                Duration::ZERO,
-                ledger.clone(),
-            ),
+            host: Host::new(self.name.as_str().into(), Handle::current(), wards, ledger.clone()),
             groups: self.groups,
             mandate,
             supervisor,

@@ -1,7 +1,7 @@
 //! Between the wire's messages and the steward's vocabulary. Used by both homes of the steward:
 //! the node itself and the supervisor.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use wardkeep_proto::{duration, v1};
 use wardkeep_steward as steward;
@@ -284,32 +284,100 @@ pub fn check_name(of: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The heartbeats of a report, with the wards' names. Columns of unequal length or slots out of
-/// range come from a hostile or broken peer: an error says which.
+/// A report as the wire knows it, without its head.
+pub fn report(beats: &steward::Beats) -> v1::Report {
+    let millis = |age: Duration| u32::try_from(age.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
+    let worked = &beats.worked;
+    v1::Report {
+        pulsed: steps(beats.pulsed.iter().copied()),
+        worked: steps(worked.iter().map(|beat| beat.slot)),
+        work_begun: worked.iter().map(|beat| beat.begun).collect(),
+        work_ended: worked.iter().map(|beat| beat.ended).collect(),
+        oldest_work_ms: worked.iter().map(|beat| beat.oldest.map_or(0, millis)).collect(),
+        ..Default::default()
+    }
+}
+
+/// Ascending slots as differences.
+fn steps(slots: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut before = 0;
+    slots.map(|slot| slot.wrapping_sub(std::mem::replace(&mut before, slot))).collect()
+}
+
+/// The heartbeats of a report about this many wards. Columns of unequal length, slots out of range and
+/// slots that are named twice come from a hostile or broken peer: an error says which.
 ///
 /// # Errors
 /// One line that says what does not fit.
-pub fn beats(report: &v1::Report, wards: &[Arc<str>]) -> Result<Vec<steward::Beat>, String> {
-    let n = report.slot.len();
-    let columns = [&report.pulses, &report.work_begun, &report.work_ended, &report.oldest_work_ms];
-    if columns.iter().any(|column| column.len() != n) || n > wards.len() {
+pub fn beats(report: v1::Report, wards: usize) -> Result<steward::Beats, String> {
+    let n = report.worked.len();
+    let columns = [&report.work_begun, &report.work_ended, &report.oldest_work_ms];
+    if columns.iter().any(|column| column.len() != n) {
         return Err(format!("a report whose columns do not have the same length (slots: {n})"));
     }
-    let mut slot = 0usize;
-    (0..n)
-        .map(|i| {
-            slot = slot.saturating_add(report.slot[i] as usize);
-            let ward =
-                wards.get(slot).ok_or_else(|| format!("a report about slot {slot}, which no ward has"))?;
-            Ok(steward::Beat {
-                ward: ward.clone(),
-                pulses: report.pulses[i],
-                work_begun: report.work_begun[i],
-                work_ended: report.work_ended[i],
-                oldest_work: report.oldest_work_ms[i]
-                    .checked_sub(1)
-                    .map(|ms| Duration::from_millis(ms.into())),
-            })
-        })
-        .collect()
+    let worked = slots(report.worked, wards)?;
+    let worked = worked.into_iter().enumerate().map(|(i, slot)| steward::WorkBeat {
+        slot,
+        begun: report.work_begun[i],
+        ended: report.work_ended[i],
+        oldest: report.oldest_work_ms[i].checked_sub(1).map(|ms| Duration::from_millis(ms.into())),
+    });
+    Ok(steward::Beats { worked: worked.collect(), pulsed: slots(report.pulsed, wards)? })
+}
+
+/// Slots from their differences, in place.
+fn slots(mut steps: Vec<u32>, wards: usize) -> Result<Vec<u32>, String> {
+    let (mut slot, mut twice) = (0u64, false);
+    for (i, step) in steps.iter_mut().enumerate() {
+        twice |= i > 0 && *step == 0;
+        slot += u64::from(*step);
+        *step = u32::try_from(slot).unwrap_or(u32::MAX);
+    }
+    match (usize::try_from(slot), twice) {
+        (_, true) => Err("a report that names a slot twice".to_owned()),
+        (Ok(slot), false) if slot < wards || steps.is_empty() => Ok(steps),
+        _ => Err(format!("a report about slot {slot}, which no ward has")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beats_of(pulsed: &[u32], worked: &[u32]) -> steward::Beats {
+        let oldest = |slot: u32| (slot % 2 == 0).then(|| Duration::from_millis(slot.into()));
+        let work = |slot: &u32| steward::WorkBeat { slot: *slot, begun: 3, ended: 2, oldest: oldest(*slot) };
+        steward::Beats { pulsed: pulsed.to_vec(), worked: worked.iter().map(work).collect() }
+    }
+
+    #[test]
+    fn a_report_arrives_as_it_was_sent() {
+        for (pulsed, worked) in [(&[][..], &[][..]), (&[0], &[0]), (&[0, 1, 2, 300, 70_000], &[5, 6, 1_000])]
+        {
+            let sent = beats_of(pulsed, worked);
+            assert_eq!(beats(report(&sent), 70_001), Ok(sent));
+        }
+    }
+
+    #[test]
+    fn a_thousand_idle_wards_take_a_byte_each() {
+        let all: Vec<_> = (0..1_000).collect();
+        let size = prost::Message::encoded_len(&report(&beats_of(&all, &[])));
+        assert!(size <= 1_003, "{size}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_in_one_line() {
+        let wrong = |spoil: fn(&mut v1::Report)| {
+            let mut report = report(&beats_of(&[0, 1, 4], &[0, 1, 4]));
+            spoil(&mut report);
+            beats(report, 5).unwrap_err()
+        };
+        assert!(wrong(|report| report.pulsed[2] = 4).contains("slot 5, which no ward has"));
+        assert!(wrong(|report| report.worked[2] = u32::MAX).contains("which no ward has"));
+        assert!(wrong(|report| report.pulsed = vec![u32::MAX; 9]).contains("which no ward has"));
+        assert!(wrong(|report| report.pulsed[1] = 0).contains("twice"));
+        assert!(wrong(|report| report.work_ended.truncate(1)).contains("same length"));
+        assert_eq!(beats(v1::Report::default(), 0), Ok(steward::Beats::default()));
+    }
 }

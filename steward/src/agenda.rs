@@ -1,9 +1,9 @@
-//! What is due when. One entry per key: setting a key anew replaces its entry, so the agenda is no
+//! What is due when, but for wards, which have [alarms](crate::alarms). One entry per key: setting a key anew replaces its entry, so the agenda is no
 //! larger than the fleet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::types::{NodeName, Time, WardId};
+use crate::types::{NodeName, Time};
 
 /// Who wants to be woken.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,7 +11,6 @@ pub(crate) enum Key {
     Budget,
     Group(NodeName),
     Node(NodeName),
-    Ward(WardId),
 }
 
 #[derive(Debug, Default)]

@@ -1,12 +1,16 @@
 //! A session begins: what the node says of its wards is compared with what is known of them.
 //! Running work is adopted as it is; what should run and does not is started.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     core::Steward,
     group::Origin,
-    types::{Cause, GroupSpec, NodeName, Phase, Restart, Verdict, WardId, WardReport, What},
+    table::NOWHERE,
+    types::{Cause, GroupSpec, NodeName, Phase, Restart, Verdict, WardId, WardReport, WardSpec, What},
     ward::{Intent, Order, Pending, Then, Ward},
 };
 
@@ -46,13 +50,12 @@ impl Steward {
                 because("a ward of a node without a session"),
             );
         };
-        let slot = |id: &WardId| self.wards.get(id).map(|ward| ward.slot);
-        let last = || node.order.last().and_then(slot).map_or(0, |slot| slot + 1);
-        let (old, slot) = (slot(&id), slot(&id).unwrap_or_else(last));
+        let old = self.wards.get(&id).map(|ward| ward.slot);
+        let slot = old.unwrap_or_else(|| u32::try_from(node.order.len()).unwrap_or(NOWHERE));
+        let place = self.enroll_ward(&id, slot, &report, old.is_some(), Arc::new(report.spec.clone()));
         if let Some(node) = self.nodes.get_mut(name).filter(|_| old.is_none()) {
-            node.order.push(id.clone());
+            node.order.push(place);
         }
-        self.enroll_ward(&id, slot, &report, old.is_some());
         self.sort_members(std::slice::from_ref(&id));
         self.adopt(vec![(id, report, old.is_some())]);
     }
@@ -60,8 +63,10 @@ impl Steward {
     /// A node hosts a ward no longer.
     pub(crate) fn leave(&mut self, id: &WardId) {
         self.heard(&id.node);
-        if let Some(node) = self.nodes.get_mut(&id.node) {
-            node.order.retain(|other| other != id);
+        let slot = self.wards.get(id).map(|ward| ward.slot as usize);
+        let node = self.nodes.get_mut(&id.node);
+        if let Some(place) = node.zip(slot).and_then(|(node, slot)| node.order.get_mut(slot)) {
+            *place = NOWHERE;
         }
         self.remove_ward(id);
         self.prune_groups();
@@ -101,33 +106,59 @@ impl Steward {
         self.touched_nodes.insert(name.clone());
         let node = self.node_entry(name);
         node.begin(boot, now, patient);
-        let before = std::mem::take(&mut node.order);
+        let before: Vec<_> = std::mem::take(&mut node.order)
+            .into_iter()
+            .filter_map(|place| self.wards.at(place).map(|ward| ward.id.clone()))
+            .collect();
         let mut seen = BTreeSet::new();
         let reports: Vec<_> = reports
             .into_iter()
             .map(|report| (WardId::new(name.clone(), report.spec.name.clone()), report))
-            .filter(|(id, _)| seen.insert(id.clone()))
+            .map(|(id, report)| seen.insert(id.clone()).then_some((id, report)))
             .collect();
-        node.order = reports.iter().map(|(id, _)| id.clone()).collect();
         for id in before.iter().filter(|id| !seen.contains(*id)) {
             self.remove_ward(id);
         }
-        let enrolled: Vec<_> = reports
-            .into_iter()
-            .enumerate()
-            .map(|(slot, (id, report))| {
-                let known = again && self.wards.contains_key(&id);
-                self.enroll_ward(&id, slot, &report, known);
-                (id, report, known)
-            })
-            .collect();
+        self.wards.reserve(reports.len());
+        let mut order = Vec::with_capacity(reports.len());
+        let mut enrolled = Vec::with_capacity(reports.len());
+        let mut specs = HashMap::new();
+        for (slot, named) in (0..).zip(reports) {
+            let Some((id, report)) = named else {
+                // A second one of this name: nothing is known of the slot.
+                order.push(NOWHERE);
+                continue;
+            };
+            let known = again && self.wards.contains(&id);
+            let spec = WardSpec { name: name.clone(), ..report.spec.clone() };
+            let spec = match specs.get_key_value(&spec) {
+                Some((shared, ())) => Arc::clone(shared),
+                None => {
+                    let spec = Arc::new(spec);
+                    specs.insert(Arc::clone(&spec), ());
+                    spec
+                }
+            };
+            order.push(self.enroll_ward(&id, slot, &report, known, spec));
+            enrolled.push((id, report, known));
+        }
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.order = order;
+        }
         let ids: Vec<_> = enrolled.iter().map(|(id, ..)| id.clone()).collect();
         self.sort_members(&ids);
         enrolled
     }
 
-    fn enroll_ward(&mut self, id: &WardId, slot: usize, report: &WardReport, known: bool) {
-        let spec = report.spec.clone();
+    /// Returns its place.
+    fn enroll_ward(
+        &mut self,
+        id: &WardId,
+        slot: u32,
+        report: &WardReport,
+        known: bool,
+        spec: Arc<WardSpec>,
+    ) -> u32 {
         let group: Arc<str> = match &spec.group {
             Some(group) => group.clone(),
             None => GroupSpec::of_node(&id.node).name,
@@ -138,7 +169,7 @@ impl Steward {
             if let Some(ward) = self.ward_mut(id) {
                 (ward.spec, ward.slot) = (spec, slot);
             }
-            return;
+            return self.wards.place(id).unwrap_or(NOWHERE);
         }
         self.drop_from_plans(id);
         let old = self.wards.get(id).map(|ward| ward.group.clone());
@@ -156,7 +187,7 @@ impl Steward {
         } else {
             let rests = self.wards.get(id).map(|ward| ward.intent);
             self.cancel_pending(id);
-            let mut ward = Ward::new(spec, group.clone());
+            let mut ward = Ward::new(id.clone(), spec, group.clone());
             ward.slot = slot;
             // What people decided, or have yet to look at, outlives a boot.
             if let Some(intent @ (Intent::Down | Intent::Quarantined)) = rests {
@@ -164,13 +195,14 @@ impl Steward {
             } else if report.held && report.phase != Phase::Quarantined {
                 ward.intent = Intent::Down;
             }
-            self.wards.insert(id.clone(), ward);
+            self.wards.insert(ward);
             self.recall_ward(id, report);
         }
         if let Some(group) = self.groups.get_mut(&group) {
             group.members.push(id.clone());
         }
         self.ward_mut(id);
+        self.wards.place(id).unwrap_or(NOWHERE)
     }
 
     fn adopt_live(&mut self, id: &WardId, report: &WardReport) {
@@ -180,25 +212,30 @@ impl Steward {
             self.believe(id, report.incarnation, None);
         }
         let Some(ward) = self.ward_mut(id) else { return };
-        (ward.work.pulsed, ward.work.oldest) = (patient, None);
+        if let Some(work) = &mut ward.work {
+            work.oldest = None;
+        }
         let stopping = report.phase == Phase::Stopping;
         // What its group had in mind for it is past; what it did itself, or people want, is not.
         let mut order = ward.order.take().filter(|order| stopping || order.then != Then::Plan);
         if stopping && order.is_none() && !report.held && ward.spec.restart != Restart::Temporary {
             // Another steward began to stop it, not for good: so it is to come back.
             let cause = because("its restart was under way");
-            order = Some(Order { then: Then::Again, grace: ward.spec.grace, cause, sent: None });
+            let grace = ward.spec.grace;
+            order = Some(Box::new(Order { then: Then::Again, grace, cause, sent: None }));
         }
-        ward.order = order.map(|order| Order { sent: stopping.then_some(patient), ..order });
+        let sent = stopping.then_some(patient);
+        ward.order = order.map(|order| Box::new(Order { sent, ..*order }));
         let phase = if ward.order.is_some() { Phase::Stopping } else { report.phase };
         ward.enter(phase, patient);
         if phase == Phase::Running {
             ward.verdict = Verdict::Healthy;
         }
-        if phase == Phase::Stopping && ward.order.is_none() {
-            return;
+        let ends = phase == Phase::Stopping && ward.order.is_none();
+        self.wards.lives(id, patient);
+        if !ends {
+            self.enforce(id);
         }
-        self.enforce(id);
     }
 
     fn adopt_down(&mut self, id: &WardId, report: &WardReport, known: bool, missed: &mut Missed) {
@@ -208,7 +245,7 @@ impl Steward {
             (known && ward.live, same && ward.phase == Phase::Starting && !ward.live);
         let order = ward.order.take();
         (ward.incarnation, ward.live) = (report.incarnation, false);
-        (ward.work.in_progress, ward.work.oldest) = (0, None);
+        ward.is_idle_now();
         let wanted = ward.pending.as_ref().is_some_and(|pending| pending.free);
         if report.phase == Phase::Quarantined && ward.intent == Intent::Up && !wanted {
             ward.intent = Intent::Quarantined;

@@ -13,20 +13,25 @@ use std::{
 
 use crate::{
     agenda::{Agenda, Key},
+    alarms::{Alarms, NEVER, nanos},
     budget::Budget,
     detector,
     group::{Group, Origin},
     memory::Memory,
     node::Node,
+    table::Table,
     types::{
         Action, Cause, Config, Event, GroupSpec, GroupView, NodeName, NodeView, Note, Reach, Time, Verdict,
-        WardId, WardView, What,
+        WardId, WardSpec, WardView, What,
     },
     ward::{Ward, seconds},
 };
 
 /// A step settles in a few rounds; the limit only guards against a mistake in here.
 const ROUNDS: usize = 64;
+
+/// Alarms that were superseded are cleared away when there are more than wards, and than this.
+const SPARE_ALARMS: usize = 1_024;
 
 /// Decides who is unhealthy, what is restarted, and when to give up. See the crate's documentation.
 #[derive(Debug)]
@@ -40,7 +45,7 @@ pub struct Steward {
     /// Most nodes fell silent together: all silences may last twice as long.
     pub(crate) doubled: bool,
     pub(crate) nodes: BTreeMap<NodeName, Node>,
-    pub(crate) wards: BTreeMap<WardId, Ward>,
+    pub(crate) wards: Table,
     pub(crate) groups: BTreeMap<Arc<str>, Group>,
     pub(crate) budget: Budget,
     /// Wards that wait for the fleet's budget, in order of their tickets.
@@ -50,7 +55,9 @@ pub struct Steward {
     pub(crate) dry: bool,
     pub(crate) next_rank: u64,
     pub(crate) agenda: Agenda,
-    pub(crate) touched: BTreeSet<WardId>,
+    alarms: Alarms,
+    /// Places of wards whose alarms are to be set.
+    touched: Vec<u32>,
     pub(crate) touched_nodes: BTreeSet<NodeName>,
     /// Groups whose plans may go on.
     pub(crate) dirty: BTreeSet<Arc<str>>,
@@ -70,7 +77,7 @@ impl Steward {
             slack: Duration::ZERO,
             doubled: false,
             nodes: BTreeMap::new(),
-            wards: BTreeMap::new(),
+            wards: Table::default(),
             groups: BTreeMap::new(),
             budget: Budget::new(&config),
             queue: BTreeMap::new(),
@@ -78,7 +85,8 @@ impl Steward {
             dry: false,
             next_rank: 0,
             agenda: Agenda::default(),
-            touched: BTreeSet::new(),
+            alarms: Alarms::default(),
+            touched: Vec::new(),
             touched_nodes: BTreeSet::new(),
             dirty: BTreeSet::new(),
             out: Vec::new(),
@@ -110,7 +118,11 @@ impl Steward {
 
     /// When a [`Event::Tick`] is due at the latest; `None`: nothing is pending. Always after the last step.
     pub fn next_wake(&self) -> Option<Time> {
-        self.agenda.first().map(|at| at.max(self.now.saturating_add(Duration::from_millis(1))))
+        self.first_due().map(|at| at.max(self.now.saturating_add(Duration::from_millis(1))))
+    }
+
+    fn first_due(&self) -> Option<Time> {
+        self.agenda.first().into_iter().chain(self.alarms.first()).min()
     }
 
     /// All wards, by node and start order.
@@ -118,31 +130,15 @@ impl Steward {
         let patient = now.max(self.now).saturating_sub(self.slack);
         self.nodes.values().flat_map(move |node| {
             let unreachable = node.verdict == Verdict::Unreachable;
-            node.order.iter().filter_map(move |id| self.view(id, unreachable, patient))
+            let wards = node.order.iter().filter_map(|place| self.wards.at(*place));
+            wards.map(move |ward| view(ward, unreachable, patient))
         })
     }
 
     /// One ward as it is now.
     pub fn ward(&self, id: &WardId) -> Option<WardView<'_>> {
         let unreachable = self.nodes.get(&id.node).is_some_and(|node| node.verdict == Verdict::Unreachable);
-        self.view(id, unreachable, self.patient())
-    }
-
-    fn view(&self, id: &WardId, unreachable: bool, patient: Time) -> Option<WardView<'_>> {
-        let (id, ward) = self.wards.get_key_value(id)?;
-        Some(WardView {
-            id,
-            spec: &ward.spec,
-            phase: ward.phase,
-            verdict: if unreachable { Verdict::Unreachable } else { ward.verdict },
-            incarnation: ward.incarnation,
-            restarts: ward.restarts,
-            last_error_id: ward.last_error_id.as_ref(),
-            in_progress: ward.work.in_progress,
-            work_ended: ward.work.ended,
-            oldest_work: ward.oldest_work(patient),
-            restart_due: ward.pending.as_ref().and_then(|pending| pending.due),
-        })
+        self.wards.get(id).map(|ward| view(ward, unreachable, self.patient()))
     }
 
     /// All nodes, by name.
@@ -208,14 +204,24 @@ impl Steward {
 
     /// A ward to be changed: it is asked anew when to be woken, and plans of its groups may go on.
     pub(crate) fn ward_mut(&mut self, id: &WardId) -> Option<&mut Ward> {
-        let ward = self.wards.get_mut(id)?;
-        self.touched.insert(id.clone());
+        let place = self.wards.place(id)?;
+        self.touch(place);
+        let ward = self.wards.at_mut(place)?;
         let mut next = Some(&ward.group);
         while let Some(name) = next {
             self.dirty.insert(name.clone());
             next = self.groups.get(name).and_then(|group| group.parent.as_ref());
         }
         Some(ward)
+    }
+
+    /// It is asked anew when to be woken.
+    pub(crate) fn touch(&mut self, place: u32) {
+        if let Some(ward) = self.wards.at_mut(place)
+            && !std::mem::replace(&mut ward.touched, true)
+        {
+            self.touched.push(place);
+        }
     }
 
     pub(crate) fn node_mut(&mut self, name: &str) -> Option<&mut Node> {
@@ -227,13 +233,12 @@ impl Steward {
     /// It was not there for a while though something was due: what it did not hear then was no silence.
     fn doubt_itself(&mut self, now: Time) {
         let gap = now.saturating_sub(self.now);
-        let late = self.agenda.first().map_or(Duration::ZERO, |due| now.saturating_sub(due));
+        let late = self.first_due().map_or(Duration::ZERO, |due| now.saturating_sub(due));
         // A wake that is served at once after a long quiet is not lateness.
         if gap > self.config.own_lateness && late > self.config.own_lateness / 10 {
             self.slack = self.slack.saturating_add(gap);
             let reason = format!("the steward itself was away for {}", seconds(gap));
             self.note(None, None, What::DoubtsItself { patience: gap }, Cause { reason, ..Cause::default() });
-            self.touched.extend(self.wards.keys().cloned());
             self.touched_nodes.extend(self.nodes.keys().cloned());
         }
     }
@@ -273,28 +278,88 @@ impl Steward {
                         self.wake_node(&name);
                         self.touched_nodes.insert(name);
                     }
-                    Key::Ward(id) => {
-                        self.wake_ward(&id);
-                        self.touched.insert(id);
-                    }
                 }
             }
+            self.wake_wards();
             self.grant();
             while let Some(group) = self.dirty.pop_first() {
                 let wake = self.drive(&group);
                 self.agenda.set(Key::Group(group), wake);
             }
             self.reindex();
-            if self.agenda.first().is_none_or(|at| at > self.now) {
+            if self.first_due().is_none_or(|at| at > self.now) {
                 break;
             }
         }
     }
 
+    /// Looks at the wards whose alarms go off, and wakes those for which something is due.
+    fn wake_wards(&mut self) {
+        let (now, alarm) = (self.now, nanos(self.now));
+        let (mut due, mut again, mut unvouched) = (Vec::new(), Vec::new(), Vec::new());
+        let mut of_node: Option<(&NodeName, Option<&Node>)> = None;
+        while let Some((at, place)) = self.alarms.next_due(alarm) {
+            // One that was superseded.
+            let Some(ward) = self.wards.at(place).filter(|ward| ward.alarm == at) else { continue };
+            // Wards of a node are mostly due together.
+            let node = match of_node {
+                Some((name, node)) if Arc::ptr_eq(name, &ward.id.node) => node,
+                _ => self.nodes.get(&ward.id.node),
+            };
+            of_node = Some((&ward.id.node, node));
+            let wake = node.and_then(|node| self.wake_of(place, ward, node));
+            match wake {
+                Some(wake) if wake > now => again.push((place, nanos(wake))),
+                Some(_) if node.is_some_and(|node| self.is_unvouched(place, ward, node)) => {
+                    unvouched.push((ward.id.node.clone(), place));
+                }
+                Some(_) => due.push(ward.id.clone()),
+                None => again.push((place, NEVER)),
+            }
+        }
+        for (place, at) in again {
+            self.set_alarm(place, at);
+        }
+        for (node, place) in unvouched {
+            self.set_alarm(place, NEVER);
+            if let Some(node) = self.nodes.get_mut(&node) {
+                node.unvouched.push(place);
+            }
+        }
+        for id in due {
+            if let Some(ward) = self.wards.get_mut(&id) {
+                ward.alarm = NEVER;
+            }
+            self.wake_ward(&id);
+            // Asked anew even if nothing came of it.
+            self.ward_mut(&id);
+        }
+    }
+
+    fn set_alarm(&mut self, place: u32, at: u64) {
+        let Some(ward) = self.wards.at_mut(place) else { return };
+        ward.alarm = at;
+        if at == NEVER {
+            return;
+        }
+        self.alarms.add(at, place);
+        if self.alarms.len() > 2 * self.wards.len() + SPARE_ALARMS {
+            let wards = &self.wards;
+            self.alarms.retain(|(at, place)| wards.at(place).is_some_and(|ward| ward.alarm == at));
+        }
+    }
+
     fn reindex(&mut self) {
-        for id in mem::take(&mut self.touched) {
-            let at = self.ward_wake(&id);
-            self.agenda.set(Key::Ward(id), at);
+        for place in mem::take(&mut self.touched) {
+            let Some(ward) = self.wards.at_mut(place) else { continue };
+            ward.touched = false;
+            let Some(ward) = self.wards.at(place) else { continue };
+            let node = self.nodes.get(&ward.id.node);
+            let wake = node.and_then(|node| self.wake_of(place, ward, node)).map_or(NEVER, nanos);
+            // One that is set too early finds out when it goes off.
+            if wake < ward.alarm {
+                self.set_alarm(place, wake);
+            }
         }
         for name in mem::take(&mut self.touched_nodes) {
             let at = self.node_wake(&name);
@@ -323,5 +388,22 @@ impl Steward {
                 self.start(&id, cause, true);
             }
         }
+    }
+}
+
+fn view(ward: &Ward, unreachable: bool, patient: Time) -> WardView<'_> {
+    let work = ward.work.as_deref();
+    WardView {
+        id: &ward.id,
+        spec: WardSpec { name: ward.id.ward.clone(), ..(*ward.spec).clone() },
+        phase: ward.phase,
+        verdict: if unreachable { Verdict::Unreachable } else { ward.verdict },
+        incarnation: ward.incarnation,
+        restarts: ward.restarts,
+        last_error_id: ward.last_error_id.as_ref(),
+        in_progress: work.map_or(0, |work| work.in_progress),
+        work_ended: work.map_or(0, |work| work.ended),
+        oldest_work: ward.oldest_work(patient),
+        restart_due: ward.pending.as_ref().and_then(|pending| pending.due),
     }
 }

@@ -305,7 +305,7 @@ impl Steward {
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
         ward.intent = Intent::Up;
-        ward.pending = Some(pending);
+        ward.pending = Some(Box::new(pending));
         ward.enter(Phase::Backoff, patient);
     }
 

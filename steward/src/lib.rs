@@ -43,6 +43,7 @@
 #![forbid(unsafe_code)]
 
 mod agenda;
+mod alarms;
 mod attach;
 mod backoff;
 mod budget;
@@ -55,6 +56,7 @@ mod life;
 mod memory;
 mod node;
 mod plan;
+mod table;
 mod tree;
 mod types;
 mod ward;

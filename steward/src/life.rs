@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::{
     core::Steward,
+    node::Node,
     tree::Member,
     types::{Action, Asked, Cause, ExitKind, Phase, Restart, Time, Verdict, WardId, What},
-    ward::{Intent, Order, Overdue, Pending, Then, Ward, Work},
+    ward::{Intent, Order, Overdue, Pending, Then, Ward},
 };
 
 /// A command that has shown no effect for so long (a stop: beyond its grace) is sent again. Commands
@@ -21,7 +22,7 @@ impl Steward {
         let Some(ward) = self.ward_mut(id) else { return };
         ward.intent = Intent::Up;
         ward.restarts += u64::from(restart);
-        ward.cause = cause.clone();
+        ward.cause = Some(Box::new(cause.clone()));
         ward.order = None;
         ward.enter(Phase::Starting, patient);
         self.note(None, Some(id), What::WardStarting, cause.clone());
@@ -40,7 +41,7 @@ impl Steward {
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
         let grace = grace.unwrap_or(ward.spec.grace).min(ward.spec.grace);
-        ward.order = Some(Order { then, grace, cause, sent: None });
+        ward.order = Some(Box::new(Order { then, grace, cause, sent: None }));
         ward.enter(Phase::Stopping, patient);
         self.send_stop(id);
     }
@@ -87,12 +88,10 @@ impl Steward {
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
         (ward.incarnation, ward.live, ward.began) = (incarnation, true, began);
-        ward.work = Work { pulsed: patient, ..Work::default() };
-        if let Some(order) = ward.order.take_if(|order| order.sent.is_none() || order.then == Then::Settle) {
-            ward.order = Some(Order { sent: None, ..order });
-        } else {
-            ward.order = None;
-        }
+        ward.work = None;
+        let order = ward.order.take_if(|order| order.sent.is_none() || order.then == Then::Settle);
+        ward.order = order.map(|order| Box::new(Order { sent: None, ..*order }));
+        self.wards.lives(id, patient);
     }
 
     /// A ward that lives though it should rest is stopped; one at rest by itself is wanted again.
@@ -122,9 +121,9 @@ impl Steward {
         self.enforce_unless_ending(id);
         let Some(ward) = self.ward_mut(id).filter(|ward| ward.phase == Phase::Starting) else { return };
         ward.verdict = Verdict::Healthy;
-        ward.work.pulsed = patient;
         ward.enter(Phase::Running, patient);
-        let cause = ward.cause.clone();
+        let cause = ward.cause.take().map(|cause| *cause).unwrap_or_default();
+        self.wards.lives(id, patient);
         self.note(None, Some(id), What::WardRunning, cause);
     }
 
@@ -143,11 +142,12 @@ impl Steward {
         }
         let Some(ward) = self.ward_mut(id) else { return };
         ward.live = false;
-        (ward.work.in_progress, ward.work.oldest) = (0, None);
+        ward.is_idle_now();
         let order = ward.order.take();
         self.note(None, Some(id), What::WardExited(kind), cause.clone());
         match order {
             Some(order) => {
+                let order = *order;
                 let error_id = cause.error_id.or(order.cause.error_id);
                 let traceparent = order.cause.traceparent.or(cause.traceparent);
                 self.conclude(id, order.then, Cause { reason: order.cause.reason, error_id, traceparent });
@@ -290,7 +290,7 @@ impl Steward {
     }
 
     fn asked(&mut self, id: &WardId, asked: Asked, cause: Cause, then: impl FnOnce(&mut Self, Cause)) {
-        if self.wards.contains_key(id) {
+        if self.wards.contains(id) {
             self.note(None, Some(id), What::Asked(asked), cause.clone());
             then(self, cause);
         }
@@ -328,7 +328,7 @@ impl Steward {
             Some(order) => order.sent,
             None => Some(patient),
         };
-        ward.order = Some(Order { then, grace, cause, sent });
+        ward.order = Some(Box::new(Order { then, grace, cause, sent }));
     }
 
     /// Does what is due for a ward.
@@ -338,6 +338,7 @@ impl Steward {
             return;
         }
         let runtime_stalled = self.is_runtime_stalled(id);
+        let pulsed = self.wards.place(id).map(|place| self.wards.pulsed(place)).unwrap_or_default();
         let Some(ward) = self.ward_mut(id) else { return };
         match ward.phase {
             Phase::Backoff => self.claim(id),
@@ -354,11 +355,11 @@ impl Steward {
             }
             Phase::Starting if !ward.live => {
                 ward.since = patient;
-                let cause = ward.cause.clone();
+                let cause = ward.cause.as_deref().cloned().unwrap_or_default();
                 self.send_start(id, cause);
             }
             _ => {
-                if let Some((_, overdue)) = ward.overdue_at(runtime_stalled) {
+                if let Some((_, overdue)) = ward.overdue_at(runtime_stalled, pulsed) {
                     self.stalled(id, overdue);
                 }
             }
@@ -366,8 +367,17 @@ impl Steward {
     }
 
     /// When a ward wants to be woken: as [`Self::wake_ward`] has it.
-    pub(crate) fn ward_wake(&self, id: &WardId) -> Option<Time> {
-        let ward = self.wards.get(id).filter(|_| self.ready(&id.node))?;
+    fn ward_wake(&self, id: &WardId) -> Option<Time> {
+        let place = self.wards.place(id)?;
+        let (ward, node) = (self.wards.at(place)?, self.nodes.get(&id.node)?);
+        self.wake_of(place, ward, node).filter(|_| !self.is_unvouched(place, ward, node))
+    }
+
+    /// When a ward wants to be woken, if reports vouch for it then.
+    pub(crate) fn wake_of(&self, place: u32, ward: &Ward, node: &Node) -> Option<Time> {
+        if !node.is_ready() {
+            return None;
+        }
         match ward.phase {
             Phase::Backoff => ward.pending.as_ref().filter(|p| p.ticket.is_none()).and_then(|p| p.due),
             Phase::Starting | Phase::Stopping if !ward.live => {
@@ -379,11 +389,17 @@ impl Steward {
                 Some(self.real(sent.saturating_add(order.grace).saturating_add(REPEAT_AFTER)))
             }
             Phase::Starting | Phase::Running => ward
-                .overdue_at(self.is_runtime_stalled(id))
-                .filter(|(at, _)| *at <= self.vouched_until(id))
+                .overdue_at(node.verdict == Verdict::RuntimeStalled, self.wards.pulsed(place))
                 .map(|(at, _)| self.real(at)),
             Phase::Stopped | Phase::Quarantined => None,
         }
+    }
+
+    /// It is overdue at a time for which no report vouches yet: the next one may tell that it is not.
+    pub(crate) fn is_unvouched(&self, place: u32, ward: &Ward, node: &Node) -> bool {
+        let judged = ward.phase == Phase::Running || ward.phase == Phase::Starting && ward.live;
+        let overdue = || ward.overdue_at(node.verdict == Verdict::RuntimeStalled, self.wards.pulsed(place));
+        judged && overdue().is_some_and(|(at, _)| at > self.vouched_until(node))
     }
 
     /// A restart is due: at once if the fleet's budget allows, else in its turn.
@@ -407,8 +423,9 @@ impl Steward {
 
     fn stalled(&mut self, id: &WardId, overdue: Overdue) {
         let patient = self.patient();
-        let Some(ward) = self.wards.get(id) else { return };
-        let (age, allowed) = ward.owed(overdue, patient);
+        let Some(place) = self.wards.place(id) else { return };
+        let Some(ward) = self.wards.at(place) else { return };
+        let (age, allowed) = ward.owed(overdue, self.wards.pulsed(place), patient);
         let cause = Cause { reason: overdue.reason(age, allowed), ..Cause::default() };
         self.judge_ward(id, Verdict::Stalled, cause.clone());
         // Who has kept others waiting for so long is not given as long again.

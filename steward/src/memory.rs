@@ -91,7 +91,9 @@ impl Steward {
         let now = now.max(self.now);
         let (mut specs, mut memory) = (Vec::new(), Memory::default());
         let Some(node) = self.nodes.get(node) else { return (specs, memory) };
-        for id in &node.order {
+        for place in &node.order {
+            let Some(ward) = self.wards.at(*place) else { continue };
+            let id = &ward.id;
             let mut chain: Vec<_> = self.groups_of(id).collect();
             chain.reverse();
             for group in chain {
@@ -101,7 +103,6 @@ impl Steward {
                     specs.push(group.spec.clone());
                 }
             }
-            let Some(ward) = self.wards.get(id) else { continue };
             let (failures, last) = ward.streak.row().unwrap_or_default();
             if ward.restarts > 0 || failures > 0 {
                 let decided = vec![last; usize::try_from(failures).unwrap_or_default().min(MOST_DECIDED)];
@@ -178,7 +179,7 @@ impl Steward {
         let resume = known.resume.filter(|resume| down && same(resume));
         if let Some(Resume { due, free, cause, .. }) = resume.filter(|_| known.rests.is_none()) {
             ward.intent = Intent::Up;
-            ward.pending = Some(Pending { due: Some(due), cause, free, ticket: None });
+            ward.pending = Some(Box::new(Pending { due: Some(due), cause, free, ticket: None }));
             ward.phase = Phase::Backoff;
         }
     }

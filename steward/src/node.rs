@@ -1,13 +1,14 @@
 //! Nodes: their sessions, reports and silences, and the launching of their processes.
 
-use std::{collections::HashMap, time::Duration};
+use std::{mem, time::Duration};
 
 use crate::{
+    alarms::nanos,
     backoff::Streak,
     core::Steward,
     detector::Detector,
     escalate::Escalation,
-    types::{Action, Backoff, Beat, Cause, NodeName, Phase, Time, Verdict, WardId, What},
+    types::{Action, Backoff, Beats, Cause, NodeName, Phase, Time, Verdict, WardId, What, WorkBeat},
     ward::seconds,
 };
 
@@ -34,8 +35,13 @@ pub(crate) struct Node {
     pub(crate) detector: Detector,
     /// Place among the nodes, by first session.
     pub(crate) rank: u64,
-    /// Its wards in start order.
-    pub(crate) order: Vec<WardId>,
+    /// Places of its wards, by slot: in start order, with [`NOWHERE`](crate::table::NOWHERE) for those
+    /// that left.
+    pub(crate) order: Vec<u32>,
+    /// Places of wards that have work in progress.
+    pub(crate) busy: Vec<u32>,
+    /// Places of wards that are to be looked at when the next report vouches for them.
+    pub(crate) unvouched: Vec<u32>,
     pub(crate) launch: Option<Launch>,
     /// Its process can be told to start anew.
     pub(crate) restartable: bool,
@@ -111,7 +117,7 @@ impl Steward {
 
     pub(crate) fn process_exited(&mut self, name: &NodeName, cause: &Cause) {
         let Some(node) = self.node_mut(name) else { return };
-        if node.launch.as_mut().is_some_and(|launch| std::mem::take(&mut launch.ends_old)) {
+        if node.launch.as_mut().is_some_and(|launch| mem::take(&mut launch.ends_old)) {
             return;
         }
         node.exited = true;
@@ -119,7 +125,8 @@ impl Steward {
         self.plan_launch(name, cause.clone());
     }
 
-    pub(crate) fn report(&mut self, name: &NodeName, runtime_lag: Duration, beats: &[Beat]) {
+    /// Touches no more than what changed: of wards that only pulse, a column of times.
+    pub(crate) fn report(&mut self, name: &NodeName, runtime_lag: Duration, beats: &Beats) {
         let (patient, config) = (self.patient(), self.config);
         let known = self.node_mut(name).filter(|node| node.attached && !node.exited);
         let Some(node) = known else {
@@ -128,15 +135,20 @@ impl Steward {
         };
         node.detector.arrived(patient, &config);
         node.reported = patient;
-        let order = node.order.clone();
         self.heard(name);
-        // Where a ward is listed twice, the first entry counts.
-        let mut by_ward = HashMap::with_capacity(beats.len());
-        for beat in beats {
-            by_ward.entry(&*beat.ward).or_insert(beat);
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let (order, busy) = (mem::take(&mut node.order), mem::take(&mut node.busy));
+        let unvouched = mem::take(&mut node.unvouched);
+        let pulsed = nanos(patient);
+        for slot in &beats.pulsed {
+            if let Some(place) = order.get(*slot as usize) {
+                self.wards.set_pulsed(*place, pulsed);
+            }
         }
-        for id in &order {
-            self.beat(id, by_ward.get(&*id.ward).copied(), patient);
+        let busy = self.work(&order, busy, &beats.worked, patient);
+        unvouched.into_iter().for_each(|place| self.touch(place));
+        if let Some(node) = self.nodes.get_mut(name) {
+            (node.order, node.busy) = (order, busy);
         }
         let (verdict, reason) = if runtime_lag > config.runtime_stall {
             let allowed = seconds(config.runtime_stall);
@@ -148,34 +160,47 @@ impl Steward {
         self.judge_node(name, verdict, Cause { reason, ..Cause::default() });
     }
 
-    /// What a report says of one ward: what is not listed has nothing in progress.
-    fn beat(&mut self, id: &WardId, beat: Option<&Beat>, patient: Time) {
-        let Some(ward) = self.wards.get_mut(id) else { return };
-        if ward.has_promised() {
-            self.touched.insert(id.clone());
+    /// What a report says of work; what is not listed has none in progress. Takes those that were busy
+    /// before, returns those that are now.
+    fn work(&mut self, order: &[u32], before: Vec<u32>, worked: &[WorkBeat], patient: Time) -> Vec<u32> {
+        let mut busy = Vec::with_capacity(worked.len());
+        for beat in worked {
+            let Some(&place) = order.get(beat.slot as usize) else { continue };
+            let Some(ward) = self.wards.at_mut(place).filter(|ward| ward.live) else { continue };
+            // Work older than its incarnation was that of the one before.
+            let most = ward.began.map_or(Duration::MAX, |began| patient.saturating_sub(began));
+            let work = ward.work.get_or_insert_default();
+            work.ended = work.ended.saturating_add(u64::from(beat.ended));
+            work.in_progress =
+                work.in_progress.saturating_add(u64::from(beat.begun)).saturating_sub(u64::from(beat.ended));
+            match beat.oldest {
+                None => (work.oldest, work.in_progress) = (None, 0),
+                Some(age) => {
+                    work.oldest = Some((age.min(most), patient));
+                    work.in_progress = work.in_progress.max(1);
+                    if !mem::replace(&mut work.listed, true) {
+                        busy.push(place);
+                    }
+                }
+            }
+            if beat.begun > 0 || beat.ended > 0 {
+                self.wards.set_pulsed(place, nanos(patient));
+            }
+            self.touch(place);
         }
-        let work = &mut ward.work;
-        let Some(beat) = beat.filter(|_| ward.live) else {
-            (work.oldest, work.in_progress) = (None, 0);
-            return;
-        };
-        if beat.pulses > 0 || beat.work_begun > 0 || beat.work_ended > 0 {
-            work.pulsed = patient;
-        }
-        work.ended = work.ended.saturating_add(u64::from(beat.work_ended));
-        work.in_progress = work
-            .in_progress
-            .saturating_add(u64::from(beat.work_begun))
-            .saturating_sub(u64::from(beat.work_ended));
-        match beat.oldest_work {
-            None => (work.oldest, work.in_progress) = (None, 0),
-            Some(age) => {
-                // Work older than its incarnation was that of the one before.
-                let most = ward.began.map_or(Duration::MAX, |began| patient.saturating_sub(began));
-                work.oldest = Some((age.min(most), patient));
-                work.in_progress = work.in_progress.max(1);
+        for place in before {
+            let Some(ward) = self.wards.at_mut(place) else { continue };
+            if ward.work.as_ref().is_none_or(|work| !work.listed) {
+                ward.is_idle_now();
+                self.touch(place);
             }
         }
+        for place in &busy {
+            if let Some(work) = self.wards.at_mut(*place).and_then(|ward| ward.work.as_mut()) {
+                work.listed = false;
+            }
+        }
+        busy
     }
 
     /// Something of this node's session arrived.
@@ -201,8 +226,7 @@ impl Steward {
 
     /// Its group may have given up while it was not heard.
     fn stop_what_should_rest(&mut self, name: &NodeName) {
-        let order = self.nodes.get(name).map(|node| node.order.clone()).unwrap_or_default();
-        for id in order.iter().filter(|id| self.is_up(id)).cloned().collect::<Vec<_>>() {
+        for id in self.wards_of(name).into_iter().filter(|id| self.is_up(id)).collect::<Vec<_>>() {
             self.enforce(&id);
         }
     }
@@ -217,10 +241,15 @@ impl Steward {
 
     /// Its wards may be told something again, or no longer.
     pub(crate) fn touch_wards_of(&mut self, name: &NodeName) {
-        let order = self.nodes.get(name).map(|node| node.order.clone()).unwrap_or_default();
-        for id in &order {
-            self.ward_mut(id);
+        for id in self.wards_of(name) {
+            self.ward_mut(&id);
         }
+    }
+
+    /// The wards of a node in start order.
+    fn wards_of(&self, name: &NodeName) -> Vec<WardId> {
+        let order = self.nodes.get(name).map(|node| node.order.as_slice()).unwrap_or_default();
+        order.iter().filter_map(|place| self.wards.at(*place).map(|ward| ward.id.clone())).collect()
     }
 
     pub(crate) fn wake_node(&mut self, name: &NodeName) {
@@ -339,8 +368,9 @@ impl Steward {
     }
 
     fn forget(&mut self, name: &NodeName) {
-        let order = self.nodes.remove(name).map(|node| node.order).unwrap_or_default();
-        for id in &order {
+        let wards = self.wards_of(name);
+        self.nodes.remove(name);
+        for id in &wards {
             self.remove_ward(id);
         }
         self.prune_groups();
@@ -351,6 +381,11 @@ impl Steward {
         self.cancel_pending(id);
         self.drop_from_plans(id);
         self.ward_mut(id);
+        // Its place may be given to another one.
+        if let Some((place, node)) = self.wards.place(id).zip(self.nodes.get_mut(&id.node)) {
+            node.busy.retain(|other| *other != place);
+            node.unvouched.retain(|other| *other != place);
+        }
         let Some(ward) = self.wards.remove(id) else { return };
         if let Some(group) = self.groups.get_mut(&ward.group) {
             group.members.retain(|member| member != id);
@@ -362,10 +397,9 @@ impl Steward {
         self.nodes.get(&id.node).is_some_and(|node| node.verdict == Verdict::RuntimeStalled)
     }
 
-    /// The last (patient) time for which reports of this ward's node vouch.
-    pub(crate) fn vouched_until(&self, id: &WardId) -> Time {
-        let reported = self.nodes.get(&id.node).map_or(Time::ZERO, |node| node.reported);
-        reported.saturating_add(self.config.pulse_interval.saturating_mul(2))
+    /// The last (patient) time for which reports of a node vouch.
+    pub(crate) fn vouched_until(&self, node: &Node) -> Time {
+        node.reported.saturating_add(self.config.pulse_interval.saturating_mul(2))
     }
 
     /// Whether a ward is up as far as can be told now.

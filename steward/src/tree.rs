@@ -20,7 +20,7 @@ pub(crate) enum Member {
 }
 
 /// Where something stands in the start order: rank of its node, slot on it.
-type Place = (Option<u64>, Option<usize>);
+type Place = (Option<u64>, Option<u32>);
 
 impl Steward {
     /// Describes a group. What is already described under a name stays.
@@ -160,7 +160,7 @@ impl Steward {
         for name in groups {
             let Some(group) = self.groups.get_mut(&name) else { continue };
             let mut members = std::mem::take(&mut group.members);
-            members.sort_by_key(|id| self.place(id));
+            members.sort_by_cached_key(|id| self.place(id));
             if let Some(group) = self.groups.get_mut(&name) {
                 group.members = members;
             }

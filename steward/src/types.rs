@@ -82,7 +82,7 @@ pub enum Escalate {
 }
 
 /// What a ward promises and how it is treated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WardSpec {
     /// Name, unique on its node.
     pub name: Arc<str>,
@@ -338,19 +338,28 @@ pub struct Cause {
     pub traceparent: Option<Arc<str>>,
 }
 
-/// The heartbeat of one ward, as far as it changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat {
-    /// Name of the ward on the reporting node.
-    pub ward: Arc<str>,
-    /// Pulses since the last report.
-    pub pulses: u32,
-    /// Units of work begun since the last report.
-    pub work_begun: u32,
-    /// Units of work ended since the last report.
-    pub work_ended: u32,
+/// The heartbeats of a node's wards since its last report. Wards go by slot: the place in the list that
+/// the node attached with, those that joined since after them in order. The slot of a ward that left is
+/// not given to another one. Slots that no ward has are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beats {
+    /// Slots of wards that pulsed.
+    pub pulsed: Vec<u32>,
+    /// Wards that began or ended work, or have some in progress. Of the others, none is.
+    pub worked: Vec<WorkBeat>,
+}
+
+/// The work lane of one ward since the last report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkBeat {
+    /// The ward.
+    pub slot: u32,
+    /// Units of work begun.
+    pub begun: u32,
+    /// Units of work ended.
+    pub ended: u32,
     /// Age of the oldest unit in progress.
-    pub oldest_work: Option<Duration>,
+    pub oldest: Option<Duration>,
 }
 
 /// What the steward is told.
@@ -375,8 +384,8 @@ pub enum Event {
         /// It said goodbye: its silence is no failure.
         goodbye: bool,
     },
-    /// An attached node hosts one more ward, the last in its start order (or an old one with another
-    /// spec, which keeps its place). As in [`Event::NodeAttached`], it is started if it should run.
+    /// An attached node hosts one more ward, the last in its start order and in the next slot (or an old
+    /// one with another spec, which keeps its place). As in [`Event::NodeAttached`], it is started if it should run.
     WardJoined {
         /// Its node.
         node: NodeName,
@@ -418,8 +427,8 @@ pub enum Event {
         node: NodeName,
         /// How long the node's runtime has been overdue.
         runtime_lag: Duration,
-        /// Wards that changed or work.
-        beats: Vec<Beat>,
+        /// What its wards have done.
+        beats: Beats,
     },
     /// A ward is ready.
     WardRunning {
@@ -660,7 +669,7 @@ pub struct WardView<'a> {
     /// Its name.
     pub id: &'a WardId,
     /// Its spec.
-    pub spec: &'a WardSpec,
+    pub spec: WardSpec,
     /// Where it is.
     pub phase: Phase,
     /// Health.

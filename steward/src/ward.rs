@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    alarms::{NEVER, Nanos},
     backoff::Streak,
-    types::{Cause, Phase, Restart, Time, Verdict, WardSpec},
+    types::{Cause, Phase, Restart, Time, Verdict, WardId, WardSpec},
 };
 
 /// What is wanted of a ward.
@@ -64,15 +65,23 @@ pub(crate) struct Work {
     pub(crate) ended: u64,
     /// Age of the oldest unit, and when that was said.
     pub(crate) oldest: Option<(Duration, Time)>,
-    /// Last sign of life.
-    pub(crate) pulsed: Time,
+    /// The report that is being taken in lists it.
+    pub(crate) listed: bool,
 }
 
+/// There may be a million of them: what few wards have is boxed, what many have alike is shared.
 #[derive(Debug)]
 pub(crate) struct Ward {
-    pub(crate) spec: WardSpec,
+    pub(crate) id: WardId,
+    /// Shared with those that differ by name only: the name in it is anyone's.
+    pub(crate) spec: Arc<WardSpec>,
     pub(crate) group: Arc<str>,
-    pub(crate) slot: usize,
+    /// Its place on its node, in start order.
+    pub(crate) slot: u32,
+    /// When it is to be looked at, or earlier; [`NEVER`] if no alarm is set.
+    pub(crate) alarm: Nanos,
+    /// It is among those whose alarm is to be set.
+    pub(crate) touched: bool,
     pub(crate) phase: Phase,
     pub(crate) intent: Intent,
     pub(crate) verdict: Verdict,
@@ -86,11 +95,12 @@ pub(crate) struct Ward {
     pub(crate) restarts: u64,
     pub(crate) streak: Streak,
     pub(crate) last_error_id: Option<Arc<str>>,
-    pub(crate) work: Work,
-    pub(crate) order: Option<Order>,
-    pub(crate) pending: Option<Pending>,
-    /// Why it was last started.
-    pub(crate) cause: Cause,
+    /// `None`: it has done none.
+    pub(crate) work: Option<Box<Work>>,
+    pub(crate) order: Option<Box<Order>>,
+    pub(crate) pending: Option<Box<Pending>>,
+    /// Why it is being started.
+    pub(crate) cause: Option<Box<Cause>>,
 }
 
 /// What is overdue.
@@ -105,12 +115,15 @@ pub(crate) enum Overdue {
 const EXCESS: Duration = Duration::from_millis(1);
 
 impl Ward {
-    pub(crate) fn new(spec: WardSpec, group: Arc<str>) -> Self {
+    pub(crate) fn new(id: WardId, spec: Arc<WardSpec>, group: Arc<str>) -> Self {
         let intent = if spec.manual_start { Intent::Resting } else { Intent::Up };
         Self {
+            id,
             spec,
             group,
             slot: 0,
+            alarm: NEVER,
+            touched: false,
             phase: Phase::Stopped,
             intent,
             verdict: Verdict::Healthy,
@@ -121,10 +134,10 @@ impl Ward {
             restarts: 0,
             streak: Streak::default(),
             last_error_id: None,
-            work: Work::default(),
+            work: None,
             order: None,
             pending: None,
-            cause: Cause::default(),
+            cause: None,
         }
     }
 
@@ -159,28 +172,34 @@ impl Ward {
         }
     }
 
-    /// Something of it can become overdue.
-    pub(crate) fn has_promised(&self) -> bool {
-        let spec = &self.spec;
-        spec.stall_timeout.or(spec.pulse_timeout).or(spec.start_timeout).is_some()
+    /// The age of its oldest unit of work, and when that was said.
+    pub(crate) fn oldest(&self) -> Option<(Duration, Time)> {
+        self.work.as_ref().and_then(|work| work.oldest)
     }
 
     /// The age of its oldest unit of work.
     pub(crate) fn oldest_work(&self, patient: Time) -> Option<Duration> {
-        self.work.oldest.map(|(age, at)| age.saturating_add(patient.saturating_sub(at)))
+        self.oldest().map(|(age, at)| age.saturating_add(patient.saturating_sub(at)))
+    }
+
+    /// Nothing of it is in progress any more.
+    pub(crate) fn is_idle_now(&mut self) {
+        if let Some(work) = &mut self.work {
+            (work.in_progress, work.oldest) = (0, None);
+        }
     }
 
     /// When (patient) the first of its promises will be broken, if no more is heard. A busy ward is
     /// judged by its work, an idle one by its pulse; only by work where the runtime is stalled.
-    pub(crate) fn overdue_at(&self, runtime_stalled: bool) -> Option<(Time, Overdue)> {
+    pub(crate) fn overdue_at(&self, runtime_stalled: bool, pulsed: Time) -> Option<(Time, Overdue)> {
         let after = |since: Time, allowed: Duration| since.saturating_add(allowed).saturating_add(EXCESS);
-        match (self.phase, self.work.oldest, self.spec.stall_timeout) {
+        match (self.phase, self.oldest(), self.spec.stall_timeout) {
             (Phase::Running, Some((age, at)), Some(allowed)) => {
                 Some((after(at, allowed.saturating_sub(age)), Overdue::Work))
             }
             _ if runtime_stalled => None,
             (Phase::Running, ..) => {
-                self.spec.pulse_timeout.map(|allowed| (after(self.work.pulsed, allowed), Overdue::Pulse))
+                self.spec.pulse_timeout.map(|allowed| (after(pulsed, allowed), Overdue::Pulse))
             }
             (Phase::Starting, ..) if self.live => {
                 self.spec.start_timeout.map(|allowed| (after(self.since, allowed), Overdue::Start))
@@ -190,11 +209,11 @@ impl Ward {
     }
 
     /// What was promised, and for how long it has been owed.
-    pub(crate) fn owed(&self, overdue: Overdue, patient: Time) -> (Duration, Duration) {
+    pub(crate) fn owed(&self, overdue: Overdue, pulsed: Time, patient: Time) -> (Duration, Duration) {
         let spec = &self.spec;
         let (age, allowed) = match overdue {
             Overdue::Work => (self.oldest_work(patient).unwrap_or_default(), spec.stall_timeout),
-            Overdue::Pulse => (patient.saturating_sub(self.work.pulsed), spec.pulse_timeout),
+            Overdue::Pulse => (patient.saturating_sub(pulsed), spec.pulse_timeout),
             Overdue::Start => (patient.saturating_sub(self.since), spec.start_timeout),
         };
         (age, allowed.unwrap_or_default())
@@ -228,27 +247,32 @@ mod tests {
         let mut spec = WardSpec::new("w");
         spec.stall_timeout = Some(SECOND);
         spec.pulse_timeout = Some(SECOND * 3);
-        let mut ward = Ward::new(spec, "n/".into());
+        let mut ward = Ward::new(WardId::new("n", "w"), spec.into(), "n/".into());
         ward.live = true;
         ward.enter(Phase::Running, SECOND * 10);
-        ward.work.pulsed = SECOND * 10;
         ward
+    }
+
+    const PULSED: Time = Duration::from_secs(10);
+
+    fn works(ward: &mut Ward, oldest: (Duration, Time)) {
+        ward.work = Some(Box::new(Work { oldest: Some(oldest), ..Work::default() }));
     }
 
     #[test]
     fn a_busy_ward_is_judged_by_its_work_and_an_idle_one_by_its_pulse() {
         let mut ward = running();
-        assert_eq!(ward.overdue_at(false), Some((SECOND * 13 + EXCESS, Overdue::Pulse)));
-        ward.work.oldest = Some((SECOND / 2, SECOND * 20));
-        assert_eq!(ward.overdue_at(false), Some((SECOND * 20 + SECOND / 2 + EXCESS, Overdue::Work)));
+        assert_eq!(ward.overdue_at(false, PULSED), Some((SECOND * 13 + EXCESS, Overdue::Pulse)));
+        works(&mut ward, (SECOND / 2, SECOND * 20));
+        assert_eq!(ward.overdue_at(false, PULSED), Some((SECOND * 20 + SECOND / 2 + EXCESS, Overdue::Work)));
     }
 
     #[test]
     fn a_stalled_runtime_excuses_the_pulse_but_not_the_work() {
         let mut ward = running();
-        assert_eq!(ward.overdue_at(true), None);
-        ward.work.oldest = Some((SECOND * 9, SECOND * 20));
-        assert_eq!(ward.overdue_at(true), Some((SECOND * 20 + EXCESS, Overdue::Work)));
+        assert_eq!(ward.overdue_at(true, PULSED), None);
+        works(&mut ward, (SECOND * 9, SECOND * 20));
+        assert_eq!(ward.overdue_at(true, PULSED), Some((SECOND * 20 + EXCESS, Overdue::Work)));
     }
 
     #[test]

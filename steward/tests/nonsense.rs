@@ -93,16 +93,15 @@ fn group() -> impl Strategy<Value = GroupSpec> {
     )
 }
 
-fn beat() -> impl Strategy<Value = Beat> {
-    (name(), any::<u32>(), any::<u32>(), any::<u32>(), prop::option::of(span())).prop_map(
-        |(ward, pulses, work_begun, work_ended, oldest_work)| Beat {
-            ward: ward.into(),
-            pulses,
-            work_begun,
-            work_ended,
-            oldest_work,
-        },
-    )
+fn slot() -> impl Strategy<Value = u32> {
+    prop_oneof![9 => 0..6_u32, 1 => any::<u32>()]
+}
+
+fn beats() -> impl Strategy<Value = Beats> {
+    let worked = (slot(), any::<u32>(), any::<u32>(), prop::option::of(span()))
+        .prop_map(|(slot, begun, ended, oldest)| WorkBeat { slot, begun, ended, oldest });
+    (prop::collection::vec(slot(), 0..4), prop::collection::vec(worked, 0..4))
+        .prop_map(|(pulsed, worked)| Beats { pulsed, worked })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -123,8 +122,11 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Event::NodeProcessExited { node: node.into(), cause: Cause::default() },
         goodbye => Event::NodeDetached { node: node.into(), goodbye: goodbye == 2 },
     });
-    let reports = (name(), span(), prop::collection::vec(beat(), 0..4))
-        .prop_map(|(node, runtime_lag, beats)| Event::Report { node: node.into(), runtime_lag, beats });
+    let reports = (name(), span(), beats()).prop_map(|(node, runtime_lag, beats)| Event::Report {
+        node: node.into(),
+        runtime_lag,
+        beats,
+    });
     let of_ward =
         (id(), incarnation(), 0..3_u8, kind).prop_map(|(ward, incarnation, what, kind)| match what {
             0 => Event::WardStarting { ward, incarnation },

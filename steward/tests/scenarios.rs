@@ -357,7 +357,7 @@ fn a_process_that_never_attends_is_launched_anew_with_the_pauses_of_any_other() 
     let attached = Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![], groups: vec![] };
     steward.step(ms(40_000), attached);
     for at in (40_500..100_000).step_by(500) {
-        let report = Event::Report { node: "n".into(), runtime_lag: ms(0), beats: vec![] };
+        let report = Event::Report { node: "n".into(), runtime_lag: ms(0), beats: Beats::default() };
         tick(&mut steward, ms(at));
         steward.step(ms(at), report);
     }

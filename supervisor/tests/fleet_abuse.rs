@@ -131,11 +131,11 @@ async fn a_session_that_never_says_anything_is_refused_after_a_while() {
 async fn messages_that_do_not_fit_end_the_session_with_one_clear_error() {
     within(Box::pin(async {
         let good = witness().await;
-        let report = |slot: &[u32], pulses: usize| {
-            let column = vec![0; pulses];
+        let pulsed = |slots: &[u32]| Up::Report(v1::Report { pulsed: slots.into(), ..Default::default() });
+        let worked = |slots: &[u32], others: usize| {
+            let column = vec![0; others];
             Up::Report(v1::Report {
-                slot: slot.into(),
-                pulses: column.clone(),
+                worked: slots.into(),
                 work_begun: column.clone(),
                 work_ended: column.clone(),
                 oldest_work_ms: column,
@@ -144,11 +144,14 @@ async fn messages_that_do_not_fit_end_the_session_with_one_clear_error() {
         };
         let long = v1::WardChange { status: "x".repeat(10 * 1024 * 1024), ..Default::default() };
         let spoilt = [
-            ("columns do not have the same length", report(&[0], 2)),
-            ("columns do not have the same length", report(&[0, 0], 1)),
-            ("slot 7, which no ward has", report(&[7], 1)),
-            ("slot", report(&[u32::MAX], 1)),
-            ("more than 1024 wards", report(&vec![0; 100_000], 100_000)),
+            ("columns do not have the same length", worked(&[0], 2)),
+            ("columns do not have the same length", worked(&[0, 0], 1)),
+            ("slot 7, which no ward has", worked(&[7], 1)),
+            ("slot 7, which no ward has", pulsed(&[7])),
+            ("slot", pulsed(&[u32::MAX, u32::MAX])),
+            ("names a slot twice", pulsed(&[0, 0])),
+            ("more than 1024 wards", worked(&vec![0; 100_000], 100_000)),
+            ("more than 1024 wards", pulsed(&vec![0; 100_000])),
             ("slot 3, which no ward has", Up::WardChange(v1::WardChange { slot: 3, ..Default::default() })),
             ("slot 4294967295", Up::WardChange(v1::WardChange { slot: u32::MAX, ..Default::default() })),
             ("a second Hello", Up::Hello(hello("bad", &[]))),

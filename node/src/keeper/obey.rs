@@ -35,12 +35,9 @@ impl Keeper {
 
     async fn execute(&mut self, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
         use v1::command::Kind;
-        let now = self.lived;
         let host = &mut self.setup.host;
         match kind {
-            Some(Kind::Start(start)) => {
-                (host.start(start.slot as usize, start.after_incarnation, now), Next::Go)
-            }
+            Some(Kind::Start(start)) => (host.start(start.slot as usize, start.after_incarnation), Next::Go),
             Some(Kind::Stop(stop)) => {
                 let grace = wire::to_duration(stop.grace);
                 (host.stop(stop.slot as usize, stop.incarnation, grace), Next::Go)

@@ -293,14 +293,13 @@ impl World {
                 continue;
             }
             node.next_report = now + ms(500);
-            let beats = node.wards.iter().filter(|ward| ward.ready).map(|ward| Beat {
-                ward: ward.spec.name.clone(),
-                pulses: u32::from(ward.hangs.is_none()),
-                work_begun: 0,
-                work_ended: 0,
-                oldest_work: ward.hangs.map(|since| now - since),
-            });
-            let beats = beats.collect();
+            let ready = || (0..).zip(&node.wards).filter(|(_, ward)| ward.ready);
+            let pulsed = ready().filter(|(_, ward)| ward.hangs.is_none()).map(|(slot, _)| slot).collect();
+            let hung = ready().filter_map(|(slot, ward)| Some((slot, ward.hangs?)));
+            let worked = hung
+                .map(|(slot, since)| WorkBeat { slot, oldest: Some(now - since), ..WorkBeat::default() })
+                .collect();
+            let beats = Beats { pulsed, worked };
             events.push(Event::Report { node: name.clone(), runtime_lag: node.lag, beats });
         }
         events.into_iter().for_each(|event| self.step(event));

@@ -144,8 +144,8 @@ fn bounded(mut kind: Up) -> Option<Up> {
         Up::Usages(usages) => usages.wards.truncate(hello::WARDS),
         Up::Report(report) => {
             let columns = [
-                &report.slot,
-                &report.pulses,
+                &report.pulsed,
+                &report.worked,
                 &report.work_begun,
                 &report.work_ended,
                 &report.oldest_work_ms,

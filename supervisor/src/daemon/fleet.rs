@@ -381,10 +381,10 @@ impl Fleet {
                 let threads = report.leaked_threads;
                 let leaked = std::mem::replace(&mut record.leaked_threads, threads) != threads;
                 self.reported = true;
-                match wire::beats(&report, &record.names) {
+                let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
+                match wire::beats(report, record.names.len()) {
                     Ok(beats) => {
                         record.hear(&beats);
-                        let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
                         self.step(Event::Report { node: name.clone(), runtime_lag, beats });
                         if leaked {
                             self.step(Event::ThreadsLeaked { node: name, threads });

@@ -14,7 +14,7 @@ use tonic::Status;
 use uuid::Uuid;
 use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
-use wardkeep_steward::{Beat, GroupSpec, MAX_DEPTH, NodeView, Phase, Steward, Time, Verdict, WardView};
+use wardkeep_steward::{Beats, GroupSpec, MAX_DEPTH, NodeView, Phase, Steward, Time, Verdict, WardView};
 
 use super::fleet::SessionId;
 
@@ -71,17 +71,19 @@ impl NodeRecord {
     }
 
     /// A report arrived.
-    pub(super) fn hear(&mut self, beats: &[Beat]) {
+    pub(super) fn hear(&mut self, beats: &Beats) {
         let now = Instant::now();
-        for beat in beats {
-            let Some(sign) = self.slots.get(&beat.ward).and_then(|slot| self.signs.get_mut(*slot as usize))
-            else {
-                continue;
-            };
-            if beat.pulses + beat.work_begun + beat.work_ended > 0 {
+        for slot in &beats.pulsed {
+            if let Some(sign) = self.signs.get_mut(*slot as usize) {
                 sign.lived = Some(now);
             }
-            sign.oldest = beat.oldest_work.map(|age| (age, now));
+        }
+        for beat in &beats.worked {
+            let Some(sign) = self.signs.get_mut(beat.slot as usize) else { continue };
+            if beat.begun > 0 || beat.ended > 0 {
+                sign.lived = Some(now);
+            }
+            sign.oldest = beat.oldest.map(|age| (age, now));
         }
     }
 

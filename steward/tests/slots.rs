@@ -1,0 +1,92 @@
+//! Reports speak of wards by slot, and nobody's deadline is moved when he pulses: it is found out when it
+//! is reached.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, clippy::disallowed_methods)]
+
+use std::time::Duration;
+
+use wardkeep_steward::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn report(name: &str) -> WardReport {
+    let spec = WardSpec { pulse_timeout: Some(5 * SECOND), ..WardSpec::new(name) };
+    WardReport { spec, phase: Phase::Running, incarnation: 1, held: false, failed: false }
+}
+
+fn fleet(wards: &[&str]) -> Steward {
+    let mut steward = Steward::new(Config::default());
+    let wards = wards.iter().map(|name| report(name)).collect();
+    steward.step(SECOND, Event::NodeAttached { node: "n".into(), boot: 7, wards, groups: vec![] });
+    steward
+}
+
+/// Reports that these slots pulse, each half second until `until`, and says who stalled when.
+fn pulse(steward: &mut Steward, from: Duration, until: Duration, slots: &[u32]) -> Vec<(Duration, String)> {
+    let mut stalled = Vec::new();
+    let mut now = from;
+    let mut next_report = from;
+    while now < until {
+        let event = if now >= next_report {
+            next_report += SECOND / 2;
+            let beats = Beats { pulsed: slots.to_vec(), worked: vec![] };
+            Event::Report { node: "n".into(), runtime_lag: Duration::ZERO, beats }
+        } else {
+            Event::Tick
+        };
+        for action in steward.step(now, event) {
+            match action {
+                Action::Note(Note {
+                    ward: Some(ward), what: What::WardVerdict(Verdict::Stalled), ..
+                }) => {
+                    stalled.push((now, ward.ward.to_string()));
+                }
+                _ => {}
+            }
+        }
+        now = steward.next_wake().map_or(next_report, |wake| wake.min(next_report));
+    }
+    stalled
+}
+
+#[test]
+fn a_ward_that_stops_pulsing_is_stalled_at_its_deadline_however_many_pulse_beside_it() {
+    let names: Vec<_> = (0..1_000).map(|n| format!("w{n:04}")).collect();
+    let mut steward = fleet(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let all: Vec<_> = (0..1_000).collect();
+    assert_eq!(pulse(&mut steward, 2 * SECOND, 20 * SECOND, &all), []);
+    let others: Vec<_> = all.into_iter().filter(|slot| *slot != 500).collect();
+    let stalled = pulse(&mut steward, 20 * SECOND, 40 * SECOND, &others);
+    // Its last pulse was at 19.5 s; its deadline lies 5 s and the least excess after that.
+    let deadline = Duration::from_millis(24_501);
+    assert_eq!(stalled, [(deadline, "w0500".to_owned())]);
+}
+
+#[test]
+fn the_slot_of_a_ward_that_left_is_not_given_to_another_one() {
+    let mut steward = fleet(&["a", "b", "c"]);
+    steward.step(SECOND, Event::WardLeft { ward: WardId::new("n", "c") });
+    steward.step(SECOND, Event::WardJoined { node: "n".into(), ward: report("d") });
+    // "d" is in slot 3: pulses of slot 2 are nobody's.
+    let stalled = pulse(&mut steward, 2 * SECOND, 10 * SECOND, &[0, 1, 2]);
+    assert_eq!(stalled.iter().map(|(_, ward)| ward.as_str()).collect::<Vec<_>>(), ["d"]);
+    let stalled = pulse(&mut steward, 10 * SECOND, 20 * SECOND, &[0, 1, 3]);
+    assert!(stalled.is_empty(), "{stalled:?}");
+    assert_eq!(
+        steward.wards(20 * SECOND).map(|ward| ward.id.ward.to_string()).collect::<Vec<_>>(),
+        ["a", "b", "d"]
+    );
+}
+
+#[test]
+fn a_ward_is_not_judged_before_a_report_vouches_for_its_silence() {
+    let mut steward = fleet(&["a", "b"]);
+    assert!(pulse(&mut steward, 2 * SECOND, 5 * SECOND, &[0]).is_empty());
+    // "b" would be overdue at 6 s; the last report before the node falls silent was at 4.5 s.
+    for at in [6_000, 6_010] {
+        let actions = steward.step(Duration::from_millis(at), Event::Tick);
+        let ward = |action: &Action| matches!(action, Action::Note(Note { ward: Some(_), .. }));
+        assert!(!actions.iter().any(ward), "{actions:?}");
+    }
+    let stalled = pulse(&mut steward, Duration::from_millis(6_300), 8 * SECOND, &[0]);
+    assert_eq!(stalled.iter().map(|(_, ward)| ward.as_str()).collect::<Vec<_>>(), ["b"]);
+}
