@@ -33,7 +33,7 @@ use wardkeep_steward::{Action, Event, Note, WardId, What};
 
 use crate::{
     host::Host,
-    ledger::{Ledger, told_of},
+    ledger::Ledger,
     mandate::Mandate,
     reexec,
     scribe::Scribe,
@@ -125,7 +125,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
     let stop_session = CancellationToken::new();
     let mut session = JoinSet::new();
     if let Some(supervisor) = setup.supervisor.clone() {
-        session.spawn(session::keep(supervisor, tidings.clone(), stop_session.clone()));
+        session.spawn(session::keep(supervisor, setup.ledger.clone(), tidings.clone(), stop_session.clone()));
     }
     let owner_gone = setup.owner_gone.clone();
     let mut keeper = Keeper {
@@ -341,7 +341,7 @@ impl Keeper {
             && self.link.is_some()
             && let Some(records) = self.scribe.next(&self.setup.ledger)
         {
-            self.send_errors(records);
+            self.send(Up::Errors(records));
         }
         if now >= self.next_report {
             self.next_report = now + self.report_every;
@@ -497,17 +497,12 @@ impl Keeper {
     /// with the next one everything is told anew.
     fn send(&mut self, kind: Up) {
         if let Some(link) = &self.link
-            && !link.send(v1::NodeMessage { kind: Some(kind) })
+            && let Err(message) = link.send(v1::NodeMessage { kind: Some(kind) })
         {
             self.link = None;
-        }
-    }
-
-    fn send_errors(&mut self, records: v1::ErrorRecords) {
-        let errors = told_of(&records);
-        self.send(Up::Errors(records));
-        if self.link.is_none() {
-            self.setup.ledger.lost(errors);
+            if let Some(Up::Errors(records)) = message.kind {
+                self.setup.ledger.give_back(records);
+            }
         }
     }
 
@@ -515,7 +510,7 @@ impl Keeper {
     async fn send_last_errors(&mut self) {
         while self.link.is_some() {
             match self.scribe.next(&self.setup.ledger) {
-                Some(records) => self.send_errors(records),
+                Some(records) => self.send(Up::Errors(records)),
                 None if self.scribe.is_busy() => tokio::time::sleep(Duration::from_millis(5)).await,
                 None => return,
             }

@@ -84,9 +84,9 @@ impl Ledger {
         Recorder::new(move |error| ledger.write(&error.clone().at(&node, &ward, incarnation)))
     }
 
-    /// So many errors of a message that could not be sent are dropped: see [`told_of`].
-    pub(crate) fn lost(&self, errors: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).dropped += errors;
+    /// Takes back a message that could not be sent, for the next time. What there is no room for is counted.
+    pub(crate) fn give_back(&self, message: v1::ErrorRecords) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).give_back(message);
     }
 
     /// The next message for whoever collects; `None` when there is nothing to tell.
@@ -104,21 +104,48 @@ impl Waiting {
             self.recent.pop_front();
         }
         self.recent.push_back(record.id.clone());
-        if !self.groups.contains_key(&record.group_hash) {
-            if self.groups.len() >= self.most_groups {
-                self.dropped += 1;
-                return;
-            }
-            self.groups.insert(record.group_hash.clone(), Tally::default());
-        }
-        let Some(tally) = self.groups.get_mut(&record.group_hash) else { return };
-        tally.last_at = record.occurred_at;
-        if tally.whole >= MOST_OF_A_GROUP || self.records.len() >= MOST_WAITING {
+        self.keep(record.clone());
+    }
+
+    fn keep(&mut self, record: v1::Error) {
+        let room = self.records.len() < MOST_WAITING;
+        let Some(tally) = self.tally(&record.group_hash, record.occurred_at) else {
+            self.dropped += 1;
+            return;
+        };
+        if tally.whole >= MOST_OF_A_GROUP || !room {
             tally.further += 1;
             return;
         }
         tally.whole += 1;
-        self.records.push_back(within_bounds(record.clone()));
+        self.records.push_back(within_bounds(record));
+    }
+
+    /// What is known of a group, one of whose errors arose then; `None`: there is no room for it.
+    fn tally(&mut self, group: &str, at: Option<prost_types::Timestamp>) -> Option<&mut Tally> {
+        if !self.groups.contains_key(group) {
+            if self.groups.len() >= self.most_groups {
+                return None;
+            }
+            self.groups.insert(group.to_owned(), Tally::default());
+        }
+        let tally = self.groups.get_mut(group)?;
+        let when = |at: &prost_types::Timestamp| (at.seconds, at.nanos);
+        if at.as_ref().map(when) >= tally.last_at.as_ref().map(when) {
+            tally.last_at = at;
+        }
+        Some(tally)
+    }
+
+    fn give_back(&mut self, message: v1::ErrorRecords) {
+        message.records.into_iter().for_each(|record| self.keep(record));
+        for v1::ErrorTally { group_hash, count, last_at } in message.tallies {
+            match self.tally(&group_hash, last_at) {
+                Some(tally) => tally.further += count,
+                None => self.dropped += count,
+            }
+        }
+        self.dropped += message.dropped;
     }
 
     fn take(&mut self) -> Option<v1::ErrorRecords> {
@@ -150,6 +177,7 @@ impl Waiting {
 }
 
 /// How many errors a message tells of.
+#[cfg(test)]
 pub(crate) fn told_of(message: &v1::ErrorRecords) -> u64 {
     let tallied: u64 = message.tallies.iter().map(|tally| tally.count).sum();
     message.records.len() as u64 + tallied + message.dropped
@@ -232,14 +260,24 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_arrive_is_counted() {
-        let ledger = Ledger::new();
-        for _ in 0..30 {
-            ledger.write(&wardkeep_proto::error::Bug::because("x"));
+    fn what_did_not_arrive_is_told_again_or_counted() {
+        let mut waiting = waiting();
+        for n in 0..3 * MOST_OF_A_GROUP {
+            waiting.add(&record(if n % 3 == 0 { "a" } else { "b" }, "x"));
         }
-        let message = ledger.take().unwrap();
-        ledger.lost(told_of(&message));
-        assert_eq!(ledger.take().unwrap().dropped, 30);
+        let message = waiting.take().unwrap();
+        let (records, all) = (message.records.len(), told_of(&message));
+        assert_eq!(all, u64::from(3 * MOST_OF_A_GROUP));
+        waiting.add(&record("b", "x"));
+        waiting.give_back(message);
+        let again = waiting.take().unwrap();
+        assert_eq!((again.records.len(), told_of(&again)), (records, all + 1));
+        // Into one that is full.
+        waiting.most_groups = 1;
+        waiting.add(&record("c", "x"));
+        waiting.give_back(again);
+        let last = waiting.take().unwrap();
+        assert_eq!((last.dropped, told_of(&last)), (all + 1, all + 2));
     }
 
     #[test]

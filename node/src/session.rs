@@ -1,11 +1,18 @@
 //! The node's side of `Stewardship.Attend`: dials the supervisor, and dials again for as long as
 //! the node lives. It carries messages and understands none.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use backon::BackoffBuilder as _;
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use futures_util::Stream;
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    time::timeout,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{
     Request,
@@ -14,8 +21,10 @@ use tonic::{
 use wardkeep_client::Checked;
 use wardkeep_proto::{
     Error,
-    v1::{NodeMessage, StewardMessage, stewardship_client::StewardshipClient},
+    v1::{NodeMessage, StewardMessage, node_message::Kind as Up, stewardship_client::StewardshipClient},
 };
+
+use crate::ledger::Ledger;
 
 /// Messages up that may wait: beyond, the supervisor does not read and the session is given up.
 const QUEUE: usize = 1_024;
@@ -32,9 +41,36 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Queues a message. False: the supervisor does not read, or the session has ended.
-    pub(crate) fn send(&self, message: NodeMessage) -> bool {
-        self.up.try_send(message).is_ok()
+    /// Queues a message. It comes back if the supervisor does not read, or the session has ended.
+    #[allow(clippy::result_large_err, reason = "the message itself, for whoever wants to keep it")]
+    pub(crate) fn send(&self, message: NodeMessage) -> Result<(), NodeMessage> {
+        self.up.try_send(message).map_err(TrySendError::into_inner)
+    }
+}
+
+/// What goes up. Errors that are still in it when the session ends go back to where they came from, and wait
+/// for the next session.
+struct Queue {
+    messages: mpsc::Receiver<NodeMessage>,
+    ledger: Ledger,
+}
+
+impl Stream for Queue {
+    type Item = NodeMessage;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<NodeMessage>> {
+        self.messages.poll_recv(context)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.messages.close();
+        while let Ok(message) = self.messages.try_recv() {
+            if let Some(Up::Errors(records)) = message.kind {
+                self.ledger.give_back(records);
+            }
+        }
     }
 }
 
@@ -50,7 +86,12 @@ pub(crate) enum Tidings {
 }
 
 /// Keeps a session with the supervisor until `stop`.
-pub(crate) async fn keep(supervisor: Endpoint, tidings: mpsc::Sender<Tidings>, stop: CancellationToken) {
+pub(crate) async fn keep(
+    supervisor: Endpoint,
+    ledger: Ledger,
+    tidings: mpsc::Sender<Tidings>,
+    stop: CancellationToken,
+) {
     let supervisor = supervisor
         .connect_timeout(PATIENCE)
         .http2_keep_alive_interval(Duration::from_secs(1))
@@ -68,7 +109,7 @@ pub(crate) async fn keep(supervisor: Endpoint, tidings: mpsc::Sender<Tidings>, s
     loop {
         let mut welcomed = false;
         let ended = tokio::select! {
-            ended = attend(&supervisor, &tidings, &mut welcomed) => ended,
+            ended = attend(&supervisor, &ledger, &tidings, &mut welcomed) => ended,
             () = stop.cancelled() => return,
         };
         if welcomed {
@@ -86,12 +127,18 @@ pub(crate) async fn keep(supervisor: Endpoint, tidings: mpsc::Sender<Tidings>, s
 }
 
 /// One session, from dialling to its end. Returns why it ended.
-async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed: &mut bool) -> String {
+async fn attend(
+    supervisor: &Endpoint,
+    ledger: &Ledger,
+    tidings: &mpsc::Sender<Tidings>,
+    welcomed: &mut bool,
+) -> String {
     let channel = match supervisor.connect().await {
         Ok(channel) => channel,
         Err(error) => return format!("{}: {}", supervisor.uri(), root_cause(&error)),
     };
-    let (up, queue) = mpsc::channel(QUEUE);
+    let (up, messages) = mpsc::channel(QUEUE);
+    let queue = Queue { messages, ledger: ledger.clone() };
     let given_up = CancellationToken::new();
     let link = Link { up, _given_up: given_up.clone().drop_guard() };
     if tidings.send(Tidings::Dialled(link)).await.is_err() {
@@ -111,12 +158,12 @@ async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed
 async fn listen(
     supervisor: &Endpoint,
     channel: Channel,
-    queue: mpsc::Receiver<NodeMessage>,
+    queue: Queue,
     tidings: &mpsc::Sender<Tidings>,
     welcomed: &mut bool,
 ) -> String {
     let mut client = StewardshipClient::new(Checked(channel));
-    let opening = client.attend(Request::new(ReceiverStream::new(queue)));
+    let opening = client.attend(Request::new(queue));
     let mut down = match timeout(PATIENCE, opening).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return describe(&status),
@@ -151,4 +198,34 @@ fn describe(status: &tonic::Status) -> String {
 
 fn root_cause(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |&e| e.source()).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use wardkeep_proto::error::Bug;
+
+    use super::*;
+    use crate::ledger::told_of;
+
+    #[test]
+    fn errors_that_a_session_did_not_get_to_send_wait_for_the_next_one() {
+        let ledger = Ledger::new();
+        for _ in 0..30 {
+            ledger.write(&Bug::because("x"));
+        }
+        let records = ledger.take().unwrap();
+        let (whole, told) = (records.records.clone(), told_of(&records));
+        let (up, messages) = mpsc::channel(QUEUE);
+        let given_up = CancellationToken::new();
+        let link = Link { up, _given_up: given_up.drop_guard() };
+        let queue = Queue { messages, ledger: ledger.clone() };
+        let message = |kind| NodeMessage { kind: Some(kind) };
+        assert!(link.send(message(Up::Goodbye(Default::default()))).is_ok());
+        assert!(link.send(message(Up::Errors(records))).is_ok());
+        // As when it breaks.
+        drop(queue);
+        let again = ledger.take().unwrap();
+        assert_eq!((again.records.clone(), told_of(&again)), (whole, told));
+        assert!(link.send(message(Up::Errors(again))).is_err(), "it comes back");
+    }
 }

@@ -150,9 +150,16 @@ async fn a_guard_that_was_killed_is_replaced() {
     .await;
 }
 
-/// Its children end after it: they are inherited. It itself ends with 3, which is what the node must learn.
+/// Looks at all processes take a hundredth of the time: on a busy machine they are far apart.
+async fn patiently<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(4 * PATIENCE, test).await.expect("the test hangs")
+}
+
+/// What it has started, in another session, ends after it: it is inherited. It itself ends with 3, which is what
+/// the node must learn.
 const LEAVES_ORPHANS: &str = "test -e $D/once && exec sleep 1000; touch $D/once; \
-    for i in 1 2 3; do (setsid sh -c 'echo $$ >> $D/orphans; until test -e $D/go; do sleep 0.01; done' &) ; done; \
+    setsid sh -c 'for i in 1 2 3; do \
+        sh -c \"echo \\$\\$ >> $D/orphans; until test -e $D/go; do sleep 0.01; done\" & done'; \
     until test $(wc -l < $D/orphans) = 3; do :; done; exit 3";
 
 async fn reaps_its_orphans(mut node: Child, id: u32, dir: &Path) {
@@ -174,11 +181,36 @@ async fn reaps_its_orphans(mut node: Child, id: u32, dir: &Path) {
 
 #[tokio::test]
 async fn a_subreaper_reaps_the_orphans_it_inherits_and_still_learns_how_its_programs_end() {
-    within(async {
+    patiently(async {
         let dir = tempfile::tempdir().unwrap();
         let node = node_with(LEAVES_ORPHANS, dir.path(), &[("SUBREAPER", "1")]);
         let id = node.id().unwrap();
         reaps_its_orphans(node, id, dir.path()).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn children_that_the_program_around_a_node_started_are_left_to_it() {
+    patiently(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = node_with(LEAVES_ORPHANS, dir.path(), &[("SUBREAPER", "1"), ("OWN", "1")]);
+        let id = node.id().unwrap();
+        let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
+        // They have ended before the orphans do.
+        until(|| children(id).iter().filter(|(_, zombie)| *zombie).count() == 2).await;
+        let own: Vec<_> = children(id).into_iter().filter(|(_, zombie)| *zombie).collect();
+        until(|| fs::read_to_string(dir.path().join("orphans")).is_ok_and(|text| text.lines().count() == 3))
+            .await;
+        until(|| children(id).len() == 7).await;
+        fs::write(dir.path().join("go"), "").unwrap();
+        until(|| children(id).len() <= 4).await;
+        assert!(own.iter().all(|child| children(id).contains(child)), "{own:?}, {:?}", children(id));
+        send(id, Signal::SIGTERM);
+        let address = lines.next_line().await.unwrap().unwrap();
+        assert!(address.starts_with("127.0.0.1:"), "{address}");
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "Some(7) Some(8)");
+        assert!(node.wait().await.unwrap().success());
     })
     .await;
 }
@@ -194,7 +226,7 @@ async fn as_pid_1_of_a_namespace_it_leaves_nothing_at_all() {
         eprintln!("skipped: no PID namespace can be had");
         return;
     }
-    within(async {
+    patiently(async {
         let dir = tempfile::tempdir().unwrap();
         let program = std::env::current_exe().unwrap();
         let program = program.parent().unwrap().parent().unwrap().join("examples/process_node");

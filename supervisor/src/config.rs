@@ -560,6 +560,10 @@ mod tests {
         let file = |text| toml::from_str::<SupervisorFile>(text).unwrap();
         let refused = file("pulse_interval = \"5s\"").steward().unwrap_err();
         assert!(refused.starts_with("silence_ceiling (2s 500ms) must be at least twice"), "{refused}");
+        let refused = file("attend_timeout = \"0s\"").steward().unwrap_err();
+        assert_eq!(refused, "attend_timeout must be longer than nothing");
+        let config = file("attend_timeout = \"2m\"").steward().unwrap();
+        assert_eq!(config.attend_timeout, Duration::from_secs(120));
         assert!(file("pulse_interval = \"0s\"").steward().is_err());
         assert!(file("pulse_interval = \"5s\"\nsilence_ceiling = \"20s\"").steward().is_ok());
     }

@@ -134,3 +134,31 @@ async fn events_of_long_ago_are_read_page_by_page_and_a_follower_misses_none() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_whose_effect_is_not_seen_ends_after_its_deadline_and_that_is_told() {
+    within(async {
+        let site = Site::new("");
+        site.supervisor(&[]).await.killed().await;
+        let minute = 60_000;
+        let now = chrono::Utc::now().timestamp_millis();
+        let db = rusqlite::Connection::open(site.file()).unwrap();
+        for (id, aim, node, drain_ms, ago) in [
+            (1, "drain", "late", None, 16 * minute),
+            (2, "restart_node", "slow", Some(10 * minute), 16 * minute),
+            (3, "undrain", "young", None, minute),
+        ] {
+            let sql = "INSERT INTO intent VALUES (?1, ?2, ?3, '', 0, 'b', 0, 1, ?4, ?5, ?5, 'deploy', 'ana@ops', '', '', 1, NULL, NULL)";
+            db.execute(sql, rusqlite::params![id, aim, node, drain_ms, now - ago]).unwrap();
+        }
+        drop(db);
+        // None of the nodes has ever attended.
+        let _next = site.supervisor(&[]).await;
+        site.written(
+            "event WHERE node = 'late' AND actor = 'ana@ops' AND text LIKE 'gives up on drain: its effect was not seen within 15m%'",
+        )
+        .await;
+        assert_eq!(site.count("intent WHERE closed_at IS NULL"), 2, "they have time");
+    })
+    .await;
+}

@@ -11,13 +11,13 @@ use nix::{
         prctl,
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::{Pid, getpgrp, getpid},
+    unistd::{Pid, getpgrp, getpid, getsid},
 };
 use tokio::task::JoinSet;
 use wardkeep_proto::v1;
 
 use crate::{
-    census::{Census, Orphans},
+    census::{Census, Orphans, Us},
     host::Host,
 };
 
@@ -44,7 +44,7 @@ impl Tending {
             self.next = now + LOOKS.max(took * SHARE);
             usages = Some(host.measure(&census)).filter(|usages| !usages.wards.is_empty());
             if inherits_orphans() {
-                self.reap(host, &census);
+                self.reap(host, &census, now);
             }
         }
         if now < self.next || !self.looks.is_empty() {
@@ -62,9 +62,12 @@ impl Tending {
         usages
     }
 
-    fn reap(&mut self, host: &Host, census: &Census) {
-        let us = (getpid().as_raw(), getpgrp().as_raw());
-        for pid in self.orphans.due(census, us, |pid| host.guard().knows(pid)) {
+    fn reap(&mut self, host: &Host, census: &Census, now: Duration) {
+        let Ok(session) = getsid(None) else { return };
+        let us = Us { pid: getpid().as_raw(), group: getpgrp().as_raw(), session: session.as_raw() };
+        let guard = host.guard();
+        let due = self.orphans.due(census, us, now, |pid| guard.knows(pid), |group| guard.knows_group(group));
+        for pid in due {
             if let Err(error) = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
                 tracing::debug!(pid, %error, "an orphan was not reaped");
             }

@@ -6,7 +6,7 @@
 //! every group that is still listed, and ends. A clean end leaves it nothing to do.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io::{self, ErrorKind, PipeWriter, Write as _},
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -38,6 +38,8 @@ for group in $groups; do kill -s KILL -- "-$group"; done
 const SHELL: &str = "/bin/sh";
 /// For a guard that has nothing left to do to end.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Groups that are remembered when they have ended: what is left of them is reaped a moment later.
+const PAST: usize = 256;
 /// A guard that ends by itself is replaced so often.
 const REPLACEMENTS: u32 = 5;
 
@@ -48,6 +50,8 @@ pub(crate) struct Guard(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     groups: BTreeSet<i32>,
+    /// The last of those that have ended.
+    past: VecDeque<i32>,
     post: Option<Post>,
     lost: u32,
     /// There can be none.
@@ -104,6 +108,12 @@ impl Guard {
         let state = self.state();
         let shell = state.post.as_ref().and_then(|post| post.shell.id());
         state.groups.contains(&pid) || shell.is_some_and(|shell| i64::from(shell) == i64::from(pid))
+    }
+
+    /// Whether this group is, or was, a program's.
+    pub(crate) fn knows_group(&self, group: i32) -> bool {
+        let state = self.state();
+        state.groups.contains(&group) || state.past.contains(&group)
     }
 
     /// Dismisses the guard and waits for its end. It ends what is still listed.
@@ -222,6 +232,10 @@ impl Drop for Group {
         self.signal(Signal::SIGKILL);
         let mut state = self.guard.state();
         state.groups.remove(&self.id.as_raw());
+        if state.past.len() >= PAST {
+            state.past.pop_front();
+        }
+        state.past.push_back(self.id.as_raw());
         state.tell('-', self.id.as_raw());
     }
 }

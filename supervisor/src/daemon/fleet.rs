@@ -48,6 +48,8 @@ const PICTURES_APART: Duration = Duration::from_millis(10);
 const BATCH: usize = 256;
 /// Nodes known, past ones included; the steward forgets those that have been away for long.
 const NODES: usize = 16_384;
+/// How often it is looked for orders whose effect has not been seen for too long.
+const ORDERS: Duration = Duration::from_secs(5);
 /// Asleep no longer than this.
 const NAP: Duration = Duration::from_secs(1);
 
@@ -156,6 +158,7 @@ pub(super) struct Fleet {
     shown_at: Instant,
     /// Between two pictures.
     apart: Duration,
+    orders_seen_to: Instant,
 }
 
 impl Fleet {
@@ -191,6 +194,7 @@ impl Fleet {
             reported: false,
             shown_at: origin,
             apart: PICTURES_APART,
+            orders_seen_to: origin,
         }
     }
 
@@ -225,6 +229,10 @@ impl Fleet {
                 self.step(Event::Tick);
                 self.tell_of_the_lost();
                 self.reported = true;
+            }
+            if self.orders_seen_to.elapsed() >= ORDERS {
+                self.orders_seen_to = Instant::now();
+                self.give_up_orders();
             }
             if self.picture_due().is_some_and(|due| due <= Instant::now()) {
                 self.show();

@@ -2,7 +2,7 @@
 //! intents about it are compared with what it says. What has come true is closed, what was cut off
 //! is gone on with, once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use wardkeep_proto::v1::{self, WardState, command};
@@ -14,9 +14,9 @@ use super::{
     history::{Aim, Intent, Lane, cause},
 };
 
-/// An operator's order for a node that was lost is carried out by a later supervisor within this; whoever
-/// asked has seen long since that nothing came of it.
-const STALE_MILLIS: i64 = 15 * 60 * 1_000;
+/// An operator's order for a node that was lost is sent again within this (and the time the node may drain);
+/// whoever asked has seen long since that nothing came of it.
+const PATIENCE_MILLIS: i64 = 15 * 60 * 1_000;
 
 impl Fleet {
     /// A ward's state changed: what was intended may have come true.
@@ -57,35 +57,36 @@ impl Fleet {
         left.then(|| "its group went on while its node was away".to_owned())
     }
 
-    /// Goes on with what another supervisor decided and this one's steward does not do by itself:
-    /// what operators asked for, and what is still to be stopped for its group.
+    /// Goes on with what this supervisor's steward does not do by itself: orders for the node that are still
+    /// open, so that the session they were sent into has not brought them; and what another supervisor decided,
+    /// operators' restarts and what is still to be stopped for its group.
     pub(super) fn resume(&mut self, node: &Arc<str>) {
+        self.give_up_orders();
         for intent in self.chronicle.intents.of_node(node) {
-            if intent.epoch >= self.settings.epoch {
-                continue;
-            }
-            let why = cause(&intent);
-            let age = Utc::now().timestamp_millis().saturating_sub(intent.decided_at);
-            if matches!(intent.aim, Aim::RestartNode | Aim::Drain | Aim::Undrain) && age > STALE_MILLIS {
-                let outcome = "it was asked for too long ago to be done now: ask again";
-                self.chronicle.settle(node, "", intent.aim.lane(), outcome);
-                continue;
-            }
+            let before = intent.epoch < self.settings.epoch;
             match intent.aim {
-                Aim::Restart | Aim::RestartWithGroup => self.resume_restart(node, intent, why),
-                Aim::RestartNode => {
-                    let drain_timeout = intent.drain_ms.map(prost_millis);
-                    let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout });
-                    self.resume_order(node, intent, "restart in place", kind, &why);
-                }
-                Aim::Drain | Aim::Undrain => {
-                    let on = intent.aim == Aim::Drain;
-                    let what = if on { "drain" } else { "undrain" };
-                    self.resume_order(node, intent, what, command::Kind::Drain(v1::Drain { on }), &why);
+                Aim::RestartNode | Aim::Drain | Aim::Undrain => self.resume_order(node, intent),
+                Aim::Restart | Aim::RestartWithGroup if before => {
+                    let why = cause(&intent);
+                    self.resume_restart(node, intent, why);
                 }
                 // What is to rest is stopped by the steward; processes are the launcher's.
-                Aim::Stop | Aim::Launch => {}
+                _ => {}
             }
+        }
+    }
+
+    /// Ends orders whose effect has not been seen for too long. To be called now and then.
+    pub(super) fn give_up_orders(&mut self) {
+        let now = Utc::now().timestamp_millis();
+        let overdue = |intent: &&Intent| now.saturating_sub(intent.decided_at) > patience(intent);
+        let overdue: Vec<_> = self.chronicle.intents.orders().filter(overdue).cloned().collect();
+        for intent in overdue {
+            let within = Duration::from_millis(patience(&intent).unsigned_abs());
+            let outcome = format!("its effect was not seen within {}", humantime::format_duration(within));
+            let text = format!("gives up on {}: {outcome}; ask again", what(intent.aim));
+            self.tell(v1::EventKind::Steward, &intent.node, text, &intent.actor);
+            self.chronicle.settle(&intent.node, "", intent.aim.lane(), outcome);
         }
     }
 
@@ -114,20 +115,45 @@ impl Fleet {
         }
     }
 
-    fn resume_order(
-        &mut self,
-        node: &Arc<str>,
-        intent: Intent,
-        what: &str,
-        kind: command::Kind,
-        why: &Cause,
-    ) {
-        let text = format!("goes on with {what}: {}", why.reason);
-        let actor = intent.actor.clone();
-        self.tell(v1::EventKind::Steward, node, text, &actor);
+    /// Sends an order again. Another boot would have ended that for a restart, so none comes twice.
+    fn resume_order(&mut self, node: &Arc<str>, intent: Intent) {
+        let kind = match intent.aim {
+            Aim::RestartNode => {
+                let drain_timeout = intent.drain_ms.map(prost_millis);
+                command::Kind::RestartNode(v1::RestartNode { drain_timeout })
+            }
+            aim => command::Kind::Drain(v1::Drain { on: aim == Aim::Drain }),
+        };
+        let mut why = cause(&intent);
+        let text = if intent.epoch < self.settings.epoch {
+            format!("goes on with {}: {}", what(intent.aim), why.reason)
+        } else {
+            why.reason.clone_from(&intent.reason);
+            format!(
+                "orders {} again, which its last session may not have brought: {}",
+                what(intent.aim),
+                why.reason
+            )
+        };
+        self.tell(v1::EventKind::Steward, node, text, &intent.actor);
+        let restart = intent.aim == Aim::RestartNode;
         self.chronicle.intend(Intent { epoch: self.settings.epoch, ..intent });
-        self.command(node, kind, why, true);
+        self.command(node, kind, &why, restart);
     }
+}
+
+/// An order in a word.
+pub(super) fn what(aim: Aim) -> &'static str {
+    match aim {
+        Aim::RestartNode => "restart in place",
+        Aim::Drain => "drain",
+        Aim::Undrain => "undrain",
+        Aim::Restart | Aim::RestartWithGroup | Aim::Stop | Aim::Launch => "",
+    }
+}
+
+fn patience(order: &Intent) -> i64 {
+    PATIENCE_MILLIS.saturating_add(order.drain_ms.unwrap_or(0).max(0))
 }
 
 /// How an intent ended, if it did, as a node that attends shows it.

@@ -13,6 +13,7 @@ use super::{
     SupervisorError,
     fleet::Fleet,
     history::{Aim, Intent},
+    resume,
 };
 
 /// What operators wish for.
@@ -47,26 +48,26 @@ impl Fleet {
                     wire::to_duration(drain).map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
                 let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout: drain });
                 let intent = Intent { drain_ms, ..self.intent(Aim::RestartNode, &node, "", 0, &cause) };
-                self.order(intent, &node, "restart in place", kind, &cause);
+                self.order(intent, &node, kind, &cause);
             }
             Wish::Drain { node, on } => {
                 let node = self.reachable_node(&node)?;
                 let kind = command::Kind::Drain(v1::Drain { on });
-                let (aim, what) = if on { (Aim::Drain, "drain") } else { (Aim::Undrain, "undrain") };
+                let aim = if on { Aim::Drain } else { Aim::Undrain };
                 let intent = self.intent(aim, &node, "", 0, &cause);
-                self.order(intent, &node, what, kind, &cause);
+                self.order(intent, &node, kind, &cause);
             }
         }
         Ok(())
     }
 
-    fn order(&mut self, intent: Intent, node: &Arc<str>, what: &str, kind: command::Kind, cause: &Cause) {
+    fn order(&mut self, intent: Intent, node: &Arc<str>, kind: command::Kind, cause: &Cause) {
         let actor = self.actor.clone();
         let event = match intent.aim {
             Aim::RestartNode => v1::EventKind::NodeRestart,
             _ => v1::EventKind::Operator,
         };
-        self.tell(event, node, format!("{what}: {}", cause.reason), &actor);
+        self.tell(event, node, format!("{}: {}", resume::what(intent.aim), cause.reason), &actor);
         let restart = intent.aim == Aim::RestartNode;
         self.chronicle.intend(Intent { asked: true, actor, ..intent });
         self.command(node, kind, cause, restart);

@@ -59,6 +59,11 @@ impl Aim {
         matches!(self, Aim::Restart | Aim::RestartWithGroup)
     }
 
+    /// An operator's order for a node, which the node may never have read.
+    pub(in crate::daemon) fn is_order(self) -> bool {
+        matches!(self, Aim::RestartNode | Aim::Drain | Aim::Undrain)
+    }
+
     pub(in crate::daemon) fn lane(self) -> Lane {
         match self {
             Aim::Restart | Aim::RestartWithGroup | Aim::Stop => Lane::Ward,
@@ -146,6 +151,10 @@ impl Intents {
     ) -> Option<Change> {
         let intent = self.open.remove(&(node.to_owned(), ward.to_owned(), lane))?;
         Some(Change::Close { id: intent.id, at, outcome: outcome.into() })
+    }
+
+    pub(in crate::daemon) fn orders(&self) -> impl Iterator<Item = &Intent> {
+        self.open.values().filter(|intent| intent.aim.is_order())
     }
 
     /// All that are about a node or its wards.

@@ -143,9 +143,9 @@ impl Desk {
 
     /// Takes the oldest to write them; they stay until it is known how that went.
     fn take(&mut self) -> (Vec<Arc<Write>>, u64) {
-        let taken = self.writes.iter().take(BATCH);
+        let mut taken = self.writes.iter().take(BATCH);
         let writes: Vec<_> = taken.clone().map(|waiting| waiting.write.clone()).collect();
-        let ticket = taken.last().map_or(0, |waiting| waiting.ticket);
+        let ticket = taken.next_back().map_or(0, |waiting| waiting.ticket);
         self.in_flight = writes.len();
         let opened = |change: &Change| match change {
             Change::Open(intent) => Some(intent.id),
