@@ -23,8 +23,10 @@ use crate::{
 
 /// Between two looks; where looking takes long, for longer.
 const LOOKS: Duration = Duration::from_secs(2);
-/// Looking may take one part in so many of the time.
+/// Looking may take one part in so many of the time ...
 const SHARE: u32 = 100;
+/// ... but on a machine where everything takes long it is done all the same.
+const FAR_APART: Duration = Duration::from_secs(10);
 
 /// See the [module](self).
 #[derive(Default)]
@@ -41,7 +43,7 @@ impl Tending {
         let mut usages = None;
         while let Some(look) = self.looks.try_join_next() {
             let Ok((census, took)) = look else { continue };
-            self.next = now + LOOKS.max(took * SHARE);
+            self.next = now + LOOKS.max((took * SHARE).min(FAR_APART));
             usages = Some(host.measure(&census)).filter(|usages| !usages.wards.is_empty());
             if inherits_orphans() {
                 self.reap(host, &census, now);
