@@ -187,7 +187,7 @@ struct Measure {
 impl Measure {
     fn start(call: Arc<Call>, link: &Arc<Link>, number: u32) -> Self {
         let started = Instant::now();
-        link.probe(started);
+        link.asked(started);
         let request = link.health().cancels.started();
         Self { call, link: link.clone(), number, request, started, ended: false }
     }
@@ -198,7 +198,9 @@ impl Measure {
         let took = now.saturating_duration_since(self.started);
         if let Some(sample) = verdict.sample(took) {
             self.link.record(now, sample);
-            if matches!(sample, Sample::Answered(_)) {
+            // Of a row of copies only the first counts: it alone is always sent.
+            let counts = self.number == 1 || self.call.rules.delay.is_none();
+            if matches!(sample, Sample::Answered(_)) && counts {
                 self.call.timings.record(now, took);
             }
         }

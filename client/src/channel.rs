@@ -282,8 +282,8 @@ impl Link {
     }
 
     /// It is about to be asked. If it has served its probation, this is the one call that tries it.
-    pub(crate) fn probe(&self, now: Instant) {
-        self.health().track.probe(self.wiring.since_birth(now));
+    pub(crate) fn asked(&self, now: Instant) {
+        self.health().track.asked(self.wiring.since_birth(now));
     }
 
     /// It is said to be dead or stuck, or well again.

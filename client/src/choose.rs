@@ -55,10 +55,13 @@ impl Diversity {
     }
 }
 
+/// A member that is so many times better is asked out of turn.
+const NOTABLY: f64 = 1.1;
+
 /// How willingly a member is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Class {
-    /// Has served its probation: to be tried by this call.
+    /// Has served its probation, or was not asked for long: to be tried by this call.
     Probe,
     Good,
     /// Suspected to be dead or stuck.
@@ -131,7 +134,8 @@ fn next(all: &[Candidate<'_>], asked: &[usize], pool: &[usize], equal: bool, tur
     let first = *best.first()?;
     let others = u64::try_from(best.len()).ok()?.checked_sub(1).filter(|n| *n > 0);
     let second = others.map_or(first, |n| best[1 + usize::try_from(mix(turn) % n).unwrap_or(0)]);
-    Some(if all[second].cost < all[first].cost { second } else { first })
+    // What is hardly better is no reason to leave the turn.
+    Some(if all[second].cost * NOTABLY < all[first].cost { second } else { first })
 }
 
 fn unlike(one: &[Option<Arc<str>>], other: &[Option<Arc<str>>]) -> bool {

@@ -17,6 +17,8 @@ const LONGEST_PROBATION: Duration = Duration::from_secs(30);
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// A member that returns gets its full share after so long.
 const SLOW_START: Duration = Duration::from_secs(10);
+/// A member that nobody has asked for so long is asked by the next call that can move on.
+const STALE: Duration = Duration::from_secs(5);
 /// A load that was told is believed for so long.
 const LOAD_LASTS: Duration = Duration::from_secs(5);
 /// Answers before the utilisation is estimated from their times.
@@ -72,6 +74,7 @@ pub(crate) struct Track {
     strikes: u32,
     probation: Option<Served>,
     back_since: Option<Duration>,
+    asked_at: Duration,
 }
 
 impl Track {
@@ -87,6 +90,7 @@ impl Track {
             strikes: 0,
             probation: None,
             back_since: None,
+            asked_at: Duration::ZERO,
         }
     }
 
@@ -144,8 +148,14 @@ impl Track {
         self.probation.is_some_and(|served| served.unreachable)
     }
 
-    /// A call is about to try it.
-    pub(crate) fn probe(&mut self, now: Duration) {
+    /// Whether nobody has asked it for so long that what is known of it says little.
+    pub(crate) fn is_stale(&self, now: Duration) -> bool {
+        now.saturating_sub(self.asked_at) >= STALE
+    }
+
+    /// A call is about to ask it.
+    pub(crate) fn asked(&mut self, now: Duration) {
+        self.asked_at = now;
         if let Some(served) = &mut self.probation {
             served.probed_at = Some(now);
         }
@@ -276,7 +286,7 @@ mod tests {
         assert_eq!(member.standing(NOW), Standing::Probation);
         let served = NOW + PROBATION;
         assert_eq!(member.standing(served), Standing::ProbeDue);
-        member.probe(served);
+        member.asked(served);
         assert_eq!(member.standing(served), Standing::Probation, "one probe at a time");
         assert_eq!(member.standing(served + PROBE_PATIENCE), Standing::ProbeDue);
         member.record(served, Sample::Answered(MS));
@@ -293,7 +303,7 @@ mod tests {
             assert_eq!(member.standing(now + Duration::from_millis(long * 1_000 - 1)), Standing::Probation);
             now += Duration::from_secs(long);
             assert_eq!(member.standing(now), Standing::ProbeDue, "after {long} s");
-            member.probe(now);
+            member.asked(now);
             member.record(now, Sample::Unreachable);
         }
     }
@@ -313,6 +323,13 @@ mod tests {
         let mut fresh = Track::new();
         fresh.returned(NOW);
         assert!(fresh.slow_start(NOW) <= 1.0, "one that is new is not returning");
+    }
+
+    #[test]
+    fn one_that_nobody_asks_gets_stale() {
+        let mut member = Track::new();
+        member.asked(NOW);
+        assert!(!member.is_stale(NOW + STALE / 2) && member.is_stale(NOW + STALE));
     }
 
     #[test]

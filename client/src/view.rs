@@ -181,6 +181,7 @@ fn candidate<'a>(
     let class = match track.standing(at) {
         Standing::Probation => Class::Shunned,
         _ if link.is_suspected() => Class::Suspected,
+        Standing::Good if repeatable && track.is_stale(at) => Class::Probe,
         Standing::Good => Class::Good,
         // Only a call that can move on tries one that may be ill.
         Standing::ProbeDue if repeatable || track.was_unreachable() => Class::Probe,
@@ -190,7 +191,9 @@ fn candidate<'a>(
     let free = 1.0 - utilisation.unwrap_or_default().clamp(0.0, 0.9);
     // `as` is exact for any number of calls there can be.
     let queue = link.in_flight() as f64 + 1.0;
-    let cost = track.mean(at, usual) * queue * track.slow_start(at) / free;
+    // What is long past says nothing of its speed.
+    let mean = if track.is_stale(at) { usual } else { track.mean(at, usual) };
+    let cost = mean * queue * track.slow_start(at) / free;
     (Candidate { labels: &peer.labels, class, cost }, utilisation)
 }
 
