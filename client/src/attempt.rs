@@ -1,60 +1,109 @@
 //! One copy of a request to one member, up to a verdict.
 
-use std::{collections::VecDeque, error::Error as StdError, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    error::Error as StdError,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use bytes::Bytes;
-use http::{HeaderMap, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http_body_util::BodyExt as _;
-use tokio::time::Instant;
-use tonic::{Code, body::Body};
-use tower::{Service as _, ServiceExt as _};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
+use tonic::{Code, Status, body::Body};
 use tracing::{Instrument as _, Span, field};
 use wardkeep_proto::{
     Error,
-    context::{self, RequestContext},
+    context::{self, NODE, RequestContext},
     trace,
 };
 
 use crate::{
+    began::{self, BEGAN, Late, TIED},
     channel::{InFlight, Link},
-    decide::Outcome,
-    error::{AttemptError, Phase, find},
+    decide::{Pushback, Rules},
+    error::{AttemptError, Phase, find, unprocessed},
     methods::{Plan, Reading},
     peer::Peer,
+    policy::is_answer,
     reply::{Collected, Framing, Passing},
     request::{Progress, Template},
+    service_config,
+    track::Sample,
+    window::Timings,
 };
 
 pub(crate) const BAD_FLAG: &str = "a message with a flag that means nothing";
 pub(crate) const NOT_ONE: &str = "a unary reply of not one message";
 
+/// gRFC A6: what a server says of further copies.
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// gRFC A6: attempts that came before this one.
+const PREVIOUS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+/// How busy a node is, from 0 to 1.
+const LOAD: HeaderName = HeaderName::from_static("wardkeep-load");
+/// What a node says of how an attempt ended there.
+const FATE: HeaderName = HeaderName::from_static("wardkeep-fate");
+
+/// A loser took far longer than the winner: so many times its time, and so much more.
+const OVERDUE: (u32, Duration) = (3, Duration::from_millis(10));
+
 /// What all attempts of a call need.
 pub(crate) struct Call {
     pub(crate) template: Template,
     pub(crate) plan: Plan,
+    pub(crate) rules: Rules,
     /// Its `attempt` is not used; its `deadline` is the call's.
     pub(crate) context: RequestContext,
     /// From the call's start to its deadline.
     pub(crate) allowed: Duration,
+    /// The longest an attempt may take.
+    pub(crate) attempt_timeout: Option<Duration>,
     pub(crate) max_reply_bytes: usize,
+    pub(crate) timings: Timings,
+    /// An attempt has begun at its member.
+    pub(crate) began: Notify,
+    /// How long the attempt that won took.
+    pub(crate) won_in: OnceLock<Duration>,
+    /// The call's deadline has passed.
+    pub(crate) expired: AtomicBool,
 }
 
 /// How an attempt ended.
 pub(crate) enum Verdict {
-    /// A reply to give to the caller.
-    Good(Response<Body>),
+    /// A reply to give to the caller; and, for a quorum, what it says.
+    Good(Response<Body>, Bytes),
     /// The member's own error, and the reply that carried it.
-    Refused(Error, Response<Body>),
+    Refused(Error, Response<Body>, Option<Pushback>),
     /// Neither.
     Lost { error: Error, never_sent: bool },
+    /// The connection ended by its own limits, or before the request was looked at.
+    Broken { error: Error, unprocessed: bool },
 }
 
 impl Verdict {
-    pub(crate) fn outcome(&self) -> Outcome {
+    fn sample(&self, took: Duration) -> Option<Sample> {
         match self {
-            Self::Good(_) => Outcome::Good,
-            Self::Refused(error, _) => Outcome::Refused(error.code()),
-            Self::Lost { never_sent, .. } => Outcome::Lost { never_sent: *never_sent },
+            Self::Good(..) => Some(Sample::Answered(took)),
+            Self::Refused(error, ..) if is_answer(error.code()) => Some(Sample::Answered(took)),
+            Self::Refused(..) => Some(Sample::Failed(took)),
+            Self::Lost { never_sent: true, .. } => Some(Sample::Unreachable),
+            Self::Lost { .. } => Some(Sample::Failed(took)),
+            Self::Broken { .. } => None,
+        }
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Good(..) => Code::Ok,
+            Self::Refused(error, ..) | Self::Lost { error, .. } | Self::Broken { error, .. } => error.code(),
         }
     }
 }
@@ -72,48 +121,146 @@ pub(crate) async fn run(
     number: u32,
     progress: Arc<Progress>,
 ) -> (u32, Verdict) {
-    let span = tracing::info_span!(
-        "attempt",
-        otel.kind = "client",
-        rpc.method = %call.context.method,
-        node = link.peer.name,
-        number,
-        code = field::Empty,
-    );
-    let in_flight = link.enter();
-    let context = RequestContext { attempt: number, ..call.context.clone() };
-    let attempt = attempt(&call, in_flight, &context, progress, &span).instrument(span.clone());
-    // What goes wrong in it is an error of this request.
-    let verdict = context::scope(context.clone(), attempt).await;
-    let code = match &verdict {
-        Verdict::Good(_) => Code::Ok,
-        Verdict::Refused(error, _) | Verdict::Lost { error, .. } => {
-            tracing::debug!(parent: &span, error.id = error.id(), "{error}");
-            error.code()
+    let span = span(&call, &link, number);
+    let mut context = RequestContext { attempt: number, ..call.context.clone() };
+    let mut measure = Measure::start(call.clone(), &link, number);
+    let limit = call.attempt_timeout.filter(|_| call.plan.repeatable());
+    if let Some(limit) = limit {
+        context.deadline = context.deadline.min(measure.started + limit);
+    }
+    let attempt = attempt(&call, link.enter(), &context, measure.request, &progress, &span);
+    let attempt = attempt.instrument(span.clone());
+    let limited = async {
+        match limit {
+            None => attempt.await,
+            Some(limit) => timeout(limit, attempt).await.unwrap_or_else(|_| {
+                AttemptError::TookTooLong { uri: link.peer.uri.clone(), limit }.into()
+            }),
         }
     };
+    // What goes wrong in it is an error of this request.
+    let verdict = context::scope(context.clone(), limited).await;
+    measure.end(&verdict);
+    if let Verdict::Refused(error, ..) | Verdict::Lost { error, .. } | Verdict::Broken { error, .. } = &verdict
+    {
+        tracing::debug!(parent: &span, error.id = error.id(), "{error}");
+    }
+    let code = verdict.code();
     span.record("code", field::debug(code));
+    span.record("rpc.grpc.status_code", code as i32);
     (number, verdict)
+}
+
+/// Named and described as OpenTelemetry's conventions for RPC and gRFC A72 have it.
+fn span(call: &Call, link: &Link, number: u32) -> Span {
+    let path = call.context.method.trim_start_matches('/');
+    let (service, method) = path.split_once('/').unwrap_or((path, ""));
+    let address = link.peer.uri.split("//").last().unwrap_or_default();
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    tracing::info_span!(
+        "attempt",
+        otel.kind = "client",
+        rpc.system = "grpc",
+        rpc.service = service,
+        rpc.method = method,
+        server.address = host,
+        server.port = port,
+        node = link.peer.name,
+        number,
+        "previous-rpc-attempts" = number.saturating_sub(1),
+        code = field::Empty,
+        rpc.grpc.status_code = field::Empty,
+    )
+}
+
+/// Sees to it that an attempt's time is counted, however it ends.
+struct Measure {
+    call: Arc<Call>,
+    link: Arc<Link>,
+    number: u32,
+    /// Its number on the connection.
+    request: u64,
+    started: Instant,
+    ended: bool,
+}
+
+impl Measure {
+    fn start(call: Arc<Call>, link: &Arc<Link>, number: u32) -> Self {
+        let started = Instant::now();
+        link.asked(started);
+        let request = link.health().cancels.started();
+        Self { call, link: link.clone(), number, request, started, ended: false }
+    }
+
+    fn end(&mut self, verdict: &Verdict) {
+        self.ended = true;
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.started);
+        if let Some(sample) = verdict.sample(took) {
+            self.link.record(now, sample);
+            // Of a row of copies only the first counts: it alone is always sent.
+            let counts = self.number == 1 || self.call.rules.delay.is_none();
+            if matches!(sample, Sample::Answered(_)) && counts {
+                self.call.timings.record(now, took);
+            }
+        }
+    }
+}
+
+impl Drop for Measure {
+    /// It was cancelled: its answer would have taken at least that long.
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.started);
+        let (times, more) = OVERDUE;
+        let sample = match self.call.won_in.get() {
+            Some(won) if took >= won.saturating_mul(times) && took >= *won + more => Sample::Overdue(took),
+            None if self.call.expired.load(Relaxed) => Sample::Failed(took),
+            _ => Sample::AtLeast(took),
+        };
+        self.link.record(now, sample);
+        // The first of a row of copies was late already when it was cut off: its time lies beyond all
+        // percentiles that matter.
+        if self.number == 1 && self.call.rules.delay.is_some() {
+            self.call.timings.record(now, took);
+        }
+    }
 }
 
 async fn attempt(
     call: &Call,
     in_flight: InFlight,
     context: &RequestContext,
-    progress: Arc<Progress>,
+    number: u64,
+    progress: &Arc<Progress>,
     span: &Span,
 ) -> Verdict {
     let link = in_flight.link().clone();
     let mut request = call.template.request(progress.clone());
-    context.write(request.headers_mut(), Instant::now());
-    trace::inject(span, request.headers_mut());
-    let reply = match send(call, &link, request, &progress).await {
+    let headers = request.headers_mut();
+    context.write(headers, Instant::now());
+    trace::inject(span, headers);
+    if context.attempt > 1 {
+        headers.insert(PREVIOUS, HeaderValue::from(context.attempt - 1));
+    }
+    if call.rules.tied.is_some() {
+        headers.insert(TIED, HeaderValue::from_static("1"));
+    }
+    if call.rules.equal > 1 {
+        // Compressed answers may differ though they say the same.
+        headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    }
+    let reply = match send(call, &link, request, progress).await {
         Ok(reply) => reply,
-        Err(lost) => return lost,
+        Err(verdict) => return verdict,
     };
     progress.reached(Phase::Body);
-    link.absolve();
-    judge(call, in_flight, reply).await
+    let ours = link.peer.trusted && reply.headers().contains_key(NODE);
+    link.health().cancels.answered(number, ours);
+    judge(call, in_flight, progress, reply).await
 }
 
 /// Up to the reply's headers.
@@ -124,28 +271,27 @@ async fn send(
     progress: &Progress,
 ) -> Result<Response<Body>, Verdict> {
     let uri = || link.peer.uri.clone();
-    let mut channel = link.channel().map_err(|why| Verdict::Lost {
+    let sender = link.sender().map_err(|why| Verdict::Lost {
         error: AttemptError::Connect { uri: uri(), cause: why.to_owned() }.into(),
         never_sent: true,
     })?;
-    link.probe(Instant::now());
-    let mut sending = std::pin::pin!(async move { channel.ready().await?.call(request).await });
-    let patience = if call.plan.repeatable { link.patience() } else { call.allowed };
-    let sent = match tokio::time::timeout(patience, &mut sending).await {
+    let mut sending = std::pin::pin!(sender.send(request));
+    let patience = if call.plan.repeatable() { link.patience() } else { call.allowed };
+    let sent = match timeout(patience, &mut sending).await {
         Ok(sent) => sent,
         Err(_) if progress.phase() > Phase::Connect => sending.await,
         Err(_) => {
-            link.shun(Instant::now());
+            link.record(Instant::now(), Sample::Unreachable);
             return Err(AttemptError::NotSent { uri: uri(), patience }.into());
         }
     };
     sent.map_err(|error| {
-        let error = unsent(&link.peer, &error);
-        let never_sent = matches!(error, AttemptError::Connect { .. });
-        if never_sent {
-            link.shun(Instant::now());
+        // A layer below may say it in so many words.
+        if let Some(status) = find::<Status>(&*error) {
+            let reply = status.clone().into_http();
+            return Verdict::Refused(Error::from_status(status), reply, None);
         }
-        Verdict::Lost { error: error.into(), never_sent }
+        lost(&link.peer, &*error)
     })
 }
 
@@ -166,53 +312,132 @@ pub(crate) fn unsent(peer: &Peer, error: &(dyn StdError + 'static)) -> AttemptEr
     }
 }
 
+/// What became of an attempt whose connection failed.
+fn lost(peer: &Peer, error: &(dyn StdError + 'static)) -> Verdict {
+    let why = unsent(peer, error);
+    if matches!(why, AttemptError::Connect { .. }) {
+        return Verdict::Lost { error: why.into(), never_sent: true };
+    }
+    match unprocessed(error) {
+        Some(unprocessed) => Verdict::Broken { error: why.into(), unprocessed },
+        None => why.into(),
+    }
+}
+
 /// Reads a reply as far as its kind demands.
-async fn judge(call: &Call, in_flight: InFlight, reply: Response<Body>) -> Verdict {
+async fn judge(call: &Call, in_flight: InFlight, progress: &Progress, reply: Response<Body>) -> Verdict {
     let (mut head, mut body) = reply.into_parts();
     let link = in_flight.link().clone();
     let peer = &link.peer;
     // Trailers-only: all is said, and what may follow is no answer.
     if head.headers.contains_key("grpc-status") {
+        listen(&link, progress, &head.headers);
+        let pushback = pushback(&head.headers);
         let failure = peer.failure(&mut head.headers);
-        return settle(call, failure, Response::from_parts(head, Body::empty()), peer, 0);
+        let reply = Response::from_parts(head, Body::empty());
+        return settle(call, failure, pushback, reply, peer, None);
     }
     let accepted = call.template.parts.headers.get("grpc-accept-encoding");
-    if let Err(error) = peer.check_head(&mut head, accepted.and_then(|text| text.to_str().ok())) {
+    let accepted = accepted.and_then(|text| text.to_str().ok()).filter(|_| call.rules.equal == 1);
+    if let Err(error) = peer.check_head(&mut head, accepted) {
         return error.into();
     }
-    let mut framing = Framing::of(&head.headers);
     let mut read = VecDeque::new();
+    if call.rules.tied.is_some() && peer.trusted && head.headers.remove(BEGAN).is_some() {
+        progress.begin();
+        call.began.notify_one();
+        match late_metadata(peer, &mut head.headers, &mut body).await {
+            Ok(Begun::Goes(rest)) => read.extend(rest),
+            Ok(Begun::Ends(trailers)) => {
+                let framing = Framing::of(&head.headers);
+                return finish(call, head, read, framing, trailers, &link, progress);
+            }
+            Err(verdict) => return verdict,
+        }
+        if let Err(error) = peer.check_head(&mut head, accepted) {
+            return error.into();
+        }
+    }
+    let mut framing = Framing::of(&head.headers);
     let mut size = 0;
+    for chunk in &read {
+        size += Bytes::len(chunk);
+        framing.feed(chunk);
+    }
     while !commits(call.plan.reading, &framing) {
+        if framing.bad_flag {
+            return peer.malformed(BAD_FLAG).into();
+        }
+        if size > call.max_reply_bytes {
+            let uri = peer.uri.clone();
+            return AttemptError::ReplyTooLarge { uri, limit: call.max_reply_bytes }.into();
+        }
         let frame = match body.frame().await {
             Some(Ok(frame)) => frame,
-            Some(Err(status)) => {
-                return AttemptError::Transport { uri: peer.uri.clone(), cause: peer.cause(&status) }.into();
-            }
+            Some(Err(status)) => return lost_within(peer, &status),
             None => return unended(peer, &body).into(),
         };
         match frame.into_data() {
             Ok(chunk) => {
                 size += chunk.len();
-                if size > call.max_reply_bytes {
-                    let uri = peer.uri.clone();
-                    return AttemptError::ReplyTooLarge { uri, limit: call.max_reply_bytes }.into();
-                }
                 framing.feed(&chunk);
-                if framing.bad_flag {
-                    return peer.malformed(BAD_FLAG).into();
-                }
                 read.push_back(chunk);
             }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
-                return finish(call, head, read, framing, trailers, peer);
+                return finish(call, head, read, framing, trailers, &link, progress);
             }
         }
     }
+    if framing.bad_flag {
+        return peer.malformed(BAD_FLAG).into();
+    }
     let passing = Passing::new(read, body, framing, peer.clone(), call.context.clone(), call.allowed);
     let body = passing.in_flight(in_flight).expecting_one(call.plan.unary);
-    Verdict::Good(Response::from_parts(head, Body::new(body)))
+    Verdict::Good(Response::from_parts(head, Body::new(body)), Bytes::new())
+}
+
+/// A connection that failed inside a reply.
+fn lost_within(peer: &Peer, status: &Status) -> Verdict {
+    let error = AttemptError::Transport { uri: peer.uri.clone(), cause: peer.cause(status) };
+    match unprocessed(status) {
+        // It had begun to answer.
+        Some(_) => Verdict::Broken { error: error.into(), unprocessed: false },
+        None => error.into(),
+    }
+}
+
+/// What follows a head that said only that the work has begun.
+enum Begun {
+    /// The reply goes on with these bytes.
+    Goes(Option<Bytes>),
+    /// It ended at once.
+    Ends(HeaderMap),
+}
+
+async fn late_metadata(peer: &Peer, head: &mut HeaderMap, body: &mut Body) -> Result<Begun, Verdict> {
+    let mut late = Late::default();
+    loop {
+        let frame = match body.frame().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(status)) => return Err(lost_within(peer, &status)),
+            None => return Err(unended(peer, body).into()),
+        };
+        match frame.into_data() {
+            Ok(chunk) => match late.feed(chunk) {
+                Ok(None) => {}
+                Ok(Some((metadata, rest))) => {
+                    began::merge(head, metadata);
+                    return Ok(Begun::Goes((!rest.is_empty()).then_some(rest)));
+                }
+                Err(what) => return Err(peer.malformed(what).into()),
+            },
+            Err(frame) if late.is_untouched() => {
+                return Ok(Begun::Ends(frame.into_trailers().unwrap_or_default()));
+            }
+            Err(_) => return Err(peer.malformed("it ended inside its late metadata").into()),
+        }
+    }
 }
 
 /// Whether enough was seen to give the reply to the caller, though it has not ended.
@@ -232,8 +457,12 @@ fn finish(
     read: VecDeque<Bytes>,
     framing: Framing,
     mut trailers: HeaderMap,
-    peer: &Peer,
+    link: &Link,
+    progress: &Progress,
 ) -> Verdict {
+    let peer = &link.peer;
+    listen(link, progress, &trailers);
+    let pushback = pushback(&trailers);
     let failure = match end(peer, &mut trailers, &framing) {
         Ok(failure) => failure,
         Err(malformed) => return malformed.into(),
@@ -241,8 +470,44 @@ fn finish(
     if failure.is_some() {
         peer.cover(&mut head.headers);
     }
+    let answer = (call.rules.equal > 1).then(|| joined(&read));
     let reply = Response::from_parts(head, Body::new(Collected::new(read, trailers)));
-    settle(call, failure, reply, peer, framing.complete)
+    settle(call, failure, pushback, reply, peer, Some((framing.complete, answer.unwrap_or_default())))
+}
+
+fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
+    match chunks.len() {
+        1 => chunks[0].clone(),
+        _ => chunks.iter().fold(BytesMut::new(), |mut all, chunk| {
+            all.extend_from_slice(chunk);
+            all
+        })
+        .freeze(),
+    }
+}
+
+/// What a node says of itself at the end of a reply.
+pub(crate) fn listen(link: &Link, progress: &Progress, trailers: &HeaderMap) {
+    if !link.peer.trusted {
+        return;
+    }
+    link.hear_load(trailers);
+    let text = trailers.get(FATE).and_then(|value| value.to_str().ok());
+    if let Some(text) = text {
+        progress.ended_as(text.chars().take(64).collect());
+    }
+}
+
+/// How busy these trailers say that a node is.
+pub(crate) fn load(trailers: &HeaderMap) -> Option<f64> {
+    let load: f64 = trailers.get(LOAD)?.to_str().ok()?.parse().ok()?;
+    (0.0..=1.0).contains(&load).then_some(load)
+}
+
+fn pushback(headers: &HeaderMap) -> Option<Pushback> {
+    let value = headers.get(PUSHBACK)?;
+    let pause = value.to_str().ok().and_then(service_config::pushback);
+    Some(pause.map_or(Pushback::Stop, Pushback::After))
 }
 
 /// What the trailers of a reply tell of.
@@ -273,17 +538,20 @@ pub(crate) fn unended(peer: &Peer, body: &Body) -> AttemptError {
     AttemptError::Transport { uri: peer.uri.clone(), cause: "the stream was reset: NO_ERROR".to_owned() }
 }
 
+/// `said`: how many messages, and for a quorum what.
 fn settle(
     call: &Call,
     failure: Option<Error>,
+    pushback: Option<Pushback>,
     reply: Response<Body>,
     peer: &Peer,
-    messages: usize,
+    said: Option<(usize, Bytes)>,
 ) -> Verdict {
+    let (messages, answer) = said.unwrap_or_default();
     match failure {
         None if call.plan.unary && messages != 1 => peer.malformed(NOT_ONE).into(),
-        None => Verdict::Good(reply),
+        None => Verdict::Good(reply, answer),
         Some(error) if is_timeout(&error) => AttemptError::TimedOut { uri: peer.uri.clone() }.into(),
-        Some(error) => Verdict::Refused(error, reply),
+        Some(error) => Verdict::Refused(error, reply, pushback),
     }
 }

@@ -4,30 +4,35 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use http::Uri;
+use http::{HeaderMap, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
-use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
-use tower::{Service, ServiceExt as _};
+use tokio::{sync::watch, time::Instant};
+use tonic::{
+    body::Body,
+    transport::{Channel, Endpoint},
+};
+use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 use wardkeep_proto::Error;
 
 use crate::{
+    attempt,
+    cancels::Cancels,
     error::{ConfigError, chain},
     member::Member,
     peer::Peer,
+    restraint::Restraint,
     stats::Stats,
+    track::{Sample, Standing, Track},
 };
 
 /// How long a connection may take to open, unless set otherwise.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A member that could not be reached is asked after all others for so long.
-const SHUN: Duration = Duration::from_secs(2);
 
 /// The settings of every connection wardkeep opens.
 ///
@@ -44,7 +49,7 @@ pub fn endpoint(uri: &str) -> Result<Endpoint, Error> {
     Ok(parse(uri)?)
 }
 
-fn parse(uri: &str) -> Result<Endpoint, ConfigError> {
+pub(crate) fn parse(uri: &str) -> Result<Endpoint, ConfigError> {
     let bad = |why: &str| ConfigError::Uri { uri: uri.to_owned(), why: why.to_owned() };
     let parsed: Uri = uri.parse().map_err(|e: http::uri::InvalidUri| bad(&e.to_string()))?;
     match parsed.scheme_str() {
@@ -74,7 +79,7 @@ pub(crate) trait Io: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static
 
 impl<T: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static> Io for T {}
 
-type Dial = dyn Fn(Uri) -> BoxFuture<Result<Box<dyn Io>, BoxError>> + Send + Sync;
+pub(crate) type Dial = dyn Fn(Uri) -> BoxFuture<Result<Box<dyn Io>, BoxError>> + Send + Sync;
 
 /// How connections are opened, and counted.
 #[derive(Clone)]
@@ -134,78 +139,186 @@ impl Dialer {
     }
 }
 
+/// A channel that somebody else has set up.
+pub(crate) type Given = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+
+/// How requests reach a member.
+enum Way {
+    /// Over a channel that is opened when it is first used, and replaced after too many cancels.
+    Dialed { endpoint: Result<Endpoint, String>, channel: Mutex<Option<Channel>> },
+    Given(Given),
+}
+
+/// What one attempt is sent through.
+pub(crate) enum Sender {
+    Channel(Channel),
+    Given(Given),
+}
+
+impl Sender {
+    pub(crate) async fn send(self, request: http::Request<Body>) -> Result<http::Response<Body>, BoxError> {
+        match self {
+            Self::Channel(mut channel) => Ok(channel.ready().await?.call(request).await?),
+            Self::Given(mut given) => given.ready().await?.call(request).await,
+        }
+    }
+}
+
+/// What calls learn of a member and of the connection to it.
+pub(crate) struct Health {
+    pub(crate) track: Track,
+    pub(crate) cancels: Cancels,
+}
+
+/// What all links of a channel have in common.
+#[derive(Clone)]
+pub(crate) struct Wiring {
+    pub(crate) dialer: Dialer,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) restraint: Restraint,
+    /// Grows each time a member becomes suspected.
+    pub(crate) suspicions: watch::Sender<u64>,
+    born: Instant,
+}
+
+impl Wiring {
+    pub(crate) fn new(dialer: Dialer, stats: Arc<Stats>, restraint: Restraint) -> Self {
+        Self { dialer, stats, restraint, suspicions: watch::Sender::new(0), born: Instant::now() }
+    }
+
+    /// The time as the pure parts count it.
+    pub(crate) fn since_birth(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
+    }
+}
+
 /// The way to one member. Lives as long as the member stays at its address, or a call uses it.
 pub(crate) struct Link {
     pub(crate) peer: Arc<Peer>,
-    endpoint: Result<Endpoint, String>,
-    channel: OnceLock<Channel>,
-    dialer: Dialer,
+    way: Way,
+    wiring: Wiring,
     in_flight: AtomicUsize,
     pub(crate) wins: Arc<AtomicU64>,
-    born: Instant,
-    /// Milliseconds after `born`; 0: nothing against it.
-    shunned_until: AtomicU64,
+    /// The directory, or whoever lists the members, suspects it.
+    suspected: AtomicBool,
+    health: Mutex<Health>,
 }
 
 impl Link {
-    pub(crate) fn new(member: &Member, dialer: &Dialer) -> Self {
+    /// `given`: the channel to it, if it is not to be dialled.
+    pub(crate) fn new(member: &Member, given: Option<Given>, wiring: &Wiring) -> Self {
+        let way = given.map(Way::Given).unwrap_or_else(|| Way::Dialed {
+            endpoint: parse(&member.uri).map_err(|e| chain(&e)),
+            channel: Mutex::default(),
+        });
+        let cancels = Cancels::new(wiring.restraint.cancels_per_second);
         Self {
             peer: Arc::new(Peer {
                 name: member.name.clone(),
                 uri: member.uri.clone(),
                 trusted: member.trusted,
             }),
-            endpoint: parse(&member.uri).map_err(|e| chain(&e)),
-            channel: OnceLock::new(),
-            dialer: dialer.clone(),
+            way,
+            wiring: wiring.clone(),
             in_flight: AtomicUsize::new(0),
-            wins: dialer.stats.wins_of(&member.name),
-            born: Instant::now(),
-            shunned_until: AtomicU64::new(0),
+            wins: wiring.stats.wins_of(&member.name),
+            suspected: AtomicBool::new(false),
+            health: Mutex::new(Health { track: Track::new(), cancels }),
         }
     }
 
-    /// The member's channel.
+    pub(crate) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the next request goes through.
     ///
     /// # Errors
     /// Why the member's address is none.
-    pub(crate) fn channel(&self) -> Result<Channel, &str> {
-        let endpoint = self.endpoint.as_ref().map_err(String::as_str)?;
-        Ok(self.channel.get_or_init(|| self.dialer.channel(endpoint)).clone())
+    pub(crate) fn sender(&self) -> Result<Sender, &str> {
+        let (endpoint, channel) = match &self.way {
+            Way::Given(given) => return Ok(Sender::Given(given.clone())),
+            Way::Dialed { endpoint, channel } => (endpoint.as_ref().map_err(String::as_str)?, channel),
+        };
+        let mut channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if channel.is_some() && self.is_worn() {
+            // Calls that run on the old connection keep it until they end.
+            *channel = None;
+            self.wiring.stats.renewed.fetch_add(1, Relaxed);
+        }
+        let open = || self.wiring.dialer.channel(endpoint);
+        Ok(Sender::Channel(channel.get_or_insert_with(open).clone()))
+    }
+
+    /// Whether its connection has seen so many cancels that the next call takes a new one.
+    fn is_worn(&self) -> bool {
+        let cancels = &mut self.health().cancels;
+        let worn = cancels.total >= self.wiring.restraint.renew_after;
+        if worn {
+            cancels.renewed();
+        }
+        worn
     }
 
     /// How long to wait for a request to leave before another member is tried. A little more than a
     /// connection may take, because the connector knows better why it failed.
     pub(crate) fn patience(&self) -> Duration {
-        self.dialer.timeout.saturating_add(Duration::from_millis(100))
+        self.wiring.dialer.timeout.saturating_add(Duration::from_millis(100))
     }
 
-    fn millis(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(crate) fn is_shunned(&self, now: Instant) -> bool {
-        self.shunned_until.load(Relaxed) > self.millis(now)
-    }
-
-    /// It could not be reached.
-    pub(crate) fn shun(&self, now: Instant) {
-        let until = (now + SHUN).saturating_duration_since(self.born).as_millis();
-        self.shunned_until.store(u64::try_from(until).unwrap_or(u64::MAX), Relaxed);
-    }
-
-    /// It answered.
-    pub(crate) fn absolve(&self) {
-        if self.shunned_until.load(Relaxed) != 0 {
-            self.shunned_until.store(0, Relaxed);
+    pub(crate) fn record(&self, now: Instant, sample: Sample) {
+        let at = self.wiring.since_birth(now);
+        let fell = {
+            let track = &mut self.health().track;
+            let before = track.standing(at);
+            track.record(at, sample);
+            before == Standing::Good && track.standing(at) != Standing::Good
+        };
+        if fell {
+            self.wiring.stats.ejected.fetch_add(1, Relaxed);
+            tracing::debug!(node = self.peer.name, ?sample, "on probation");
+            self.wiring.suspicions.send_modify(|n| *n += 1);
         }
     }
 
-    /// It is about to be asked. One that was shunned is tried by one call at a time: the others
-    /// keep away until it has answered.
-    pub(crate) fn probe(&self, now: Instant) {
-        if self.shunned_until.load(Relaxed) != 0 {
-            self.shun(now);
+    /// It is about to be asked. If it has served its probation, this is the one call that tries it.
+    pub(crate) fn asked(&self, now: Instant) {
+        self.health().track.asked(self.wiring.since_birth(now));
+    }
+
+    /// It is said to be dead or stuck, or well again.
+    pub(crate) fn suspect(&self, suspected: bool) {
+        if !self.suspected.swap(suspected, Relaxed) && suspected {
+            self.wiring.suspicions.send_modify(|n| *n += 1);
+        }
+    }
+
+    pub(crate) fn returned(&self, now: Instant) {
+        self.health().track.returned(self.wiring.since_birth(now));
+    }
+
+    /// Whether it is suspected, by others or by its own record.
+    pub(crate) fn is_suspect(&self, now: Instant) -> bool {
+        let at = self.wiring.since_birth(now);
+        self.suspected.load(Relaxed) || self.health().track.standing(at) != Standing::Good
+    }
+
+    pub(crate) fn is_suspected(&self) -> bool {
+        self.suspected.load(Relaxed)
+    }
+
+    /// Whether a request that has been sent may be cancelled now; if so, it will be.
+    pub(crate) fn may_cancel(&self, now: Instant) -> bool {
+        let at = self.wiring.since_birth(now);
+        // How somebody else's channel bears cancels is their affair.
+        matches!(self.way, Way::Given(_)) || self.health().cancels.take(at)
+    }
+
+    /// Takes from the end of a reply how busy the member is.
+    pub(crate) fn hear_load(&self, trailers: &HeaderMap) {
+        if let Some(load) = attempt::load(trailers).filter(|_| self.peer.trusted) {
+            let at = self.wiring.since_birth(Instant::now());
+            self.health().track.told_load(at, load);
         }
     }
 
@@ -245,20 +358,5 @@ mod tests {
             let error = endpoint(bad).unwrap_err();
             assert_eq!((error.kind(), error.code()), ("BAD_ADDRESS", tonic::Code::InvalidArgument), "{bad}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_member_that_cannot_be_reached_is_shunned_for_a_while_then_probed_by_one() {
-        let dialer = Dialer::new(None, CONNECT_TIMEOUT, Arc::default());
-        let link = Link::new(&Member::new("a", "http://127.0.0.1:1"), &dialer);
-        assert!(!link.is_shunned(Instant::now()));
-        link.shun(Instant::now());
-        assert!(link.is_shunned(Instant::now()));
-        tokio::time::advance(SHUN).await;
-        assert!(!link.is_shunned(Instant::now()));
-        link.probe(Instant::now());
-        assert!(link.is_shunned(Instant::now()));
-        link.absolve();
-        assert!(!link.is_shunned(Instant::now()));
     }
 }

@@ -1,100 +1,358 @@
-//! The heart of a race, without I/O or time: given how an attempt ended, what happens next.
+//! The heart of a race, without I/O or clock: given what happened and when, what happens next.
+//!
+//! Times are counted from the start of the call.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use tonic::Code;
 
 use crate::policy::{Codes, UNANIMOUS};
 
+/// How often a call is sent again, for free, after its connection broke through no fault of the member.
+const REPEATS: u32 = 4;
+
+/// What a race may do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rules {
+    /// May be sent to several members.
+    pub(crate) repeatable: bool,
+    /// Copies sent at once.
+    pub(crate) first: usize,
+    /// Copies that may have been sent for good: not those that never left, or were withdrawn.
+    pub(crate) most: usize,
+    /// The next copy goes out each time so long has passed.
+    pub(crate) delay: Option<Duration>,
+    /// The node that begins the work says so. After it has, the next copy goes out only after so long.
+    pub(crate) tied: Option<Duration>,
+    /// A failure that is not fatal starts the next copy at once.
+    pub(crate) eager: bool,
+    /// So many answers must be equal.
+    pub(crate) equal: usize,
+    /// Codes that end the race.
+    pub(crate) fatal: Codes,
+}
+
+impl Rules {
+    /// Sent once; a member that never saw the request is replaced by the next.
+    pub(crate) fn once(fatal: Codes) -> Self {
+        Self {
+            repeatable: false,
+            first: 1,
+            most: usize::MAX,
+            delay: None,
+            tied: None,
+            eager: false,
+            equal: 1,
+            fatal,
+        }
+    }
+}
+
+/// What a server said of further copies (`grpc-retry-pushback-ms`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushback {
+    After(Duration),
+    Stop,
+}
+
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// A good answer, read as far as its kind demands.
-    Good,
+    /// A good answer, read as far as its kind demands. Equal answers have the same number.
+    Good { answer: u32 },
     /// The member answered with this code.
-    Refused(Code),
+    Refused { code: Code, pushback: Option<Pushback> },
     /// No usable answer. `never_sent`: it is certain that the member saw nothing of the request.
     Lost { never_sent: bool },
+    /// Its connection ended by a limit of the connection itself, or before the request was looked at:
+    /// nothing is held against the member. `unprocessed`: it is certain that it did nothing.
+    Broken { unprocessed: bool },
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// `throttled`: too much fails, so that only what never left may be sent anew.
+    Ended { attempt: u32, outcome: Outcome, throttled: bool },
+    /// The moment of [`Race::wake_at`] has come. `allowed`: a further copy is in the budget.
+    Due { allowed: bool },
+    /// The member of this attempt has begun the work.
+    Began(u32),
+    /// The member of this attempt is suspected to be dead or stuck.
+    Suspected(u32),
 }
 
 /// What to do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Start so many more attempts.
     Start(usize),
-    /// Wait for the attempts that run.
+    /// Start one more attempt, at the member this one was sent to.
+    Again(u32),
+    /// Cancel these; their members may be asked again.
+    Withdraw(Vec<u32>),
+    /// Wait for what runs, or is due.
     Wait,
     /// Cancel what runs; the caller gets this attempt's reply.
     Deliver(u32),
-    /// Nothing runs and nothing may be started: the call failed.
+    /// The call failed; what runs is cancelled.
     GiveUp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Runner {
+    attempt: u32,
+    begun: bool,
+    suspected: bool,
 }
 
 /// State of one call.
 #[derive(Debug)]
 pub(crate) struct Race {
-    repeatable: bool,
-    fatal: Codes,
-    width: usize,
-    unused: usize,
-    running: usize,
+    rules: Rules,
+    /// Members that may be asked: not asked yet, or withdrawn.
+    free: usize,
+    /// Members with an equal chance, of which copies are made. Others only replace what failed.
+    equals: usize,
+    /// Attempts that count.
+    counted: usize,
+    started: u32,
+    running: Vec<Runner>,
     ended: Vec<(u32, Outcome)>,
+    /// When the next copy is due.
+    next: Option<Duration>,
+    /// A server wants no further copies.
+    hushed: bool,
+    repeats: u32,
 }
 
 impl Race {
-    /// A call that may ask `width` of `members` at once. One that is not `repeatable` asks one.
-    pub(crate) fn new(width: usize, members: usize, repeatable: bool, fatal: Codes) -> Self {
-        let width = if repeatable { width } else { 1 };
-        Self { repeatable, fatal, width, unused: members, running: 0, ended: Vec::new() }
+    /// A call that may ask these members, the first `equals` of which have an equal chance to serve it.
+    pub(crate) fn new(rules: Rules, members: usize, equals: usize) -> Self {
+        Self {
+            rules,
+            free: members,
+            equals: equals.clamp(1, members.max(1)),
+            counted: 0,
+            started: 0,
+            running: Vec::new(),
+            ended: Vec::new(),
+            next: None,
+            hushed: false,
+            repeats: 0,
+        }
     }
 
     /// The first decision.
     pub(crate) fn begin(&mut self) -> Decision {
-        match self.start(self.width) {
+        let width = self.rules.first.min(self.rules.most).min(self.equals);
+        match self.start(if self.rules.repeatable { width } else { 1 }) {
             0 => Decision::GiveUp,
-            n => Decision::Start(n),
+            n => {
+                self.next = self.rules.delay;
+                Decision::Start(n)
+            }
         }
     }
 
     /// Attempts that run now.
     pub(crate) fn running(&self) -> usize {
-        self.running
+        self.running.len()
     }
 
-    /// The decision after this attempt ended so.
-    pub(crate) fn ended(&mut self, attempt: u32, outcome: Outcome) -> Decision {
-        self.running = self.running.saturating_sub(1);
-        self.ended.push((attempt, outcome));
-        match outcome {
-            Outcome::Good => return Decision::Deliver(attempt),
-            Outcome::Refused(code) if self.fatal.contains(code) => return Decision::Deliver(attempt),
-            _ => {}
+    /// When the next copy is due, if one may follow.
+    pub(crate) fn wake_at(&self) -> Option<Duration> {
+        self.next.filter(|_| self.may_copy())
+    }
+
+    /// Whether the copy that is due only replaces what has ended, so that it is no extra load.
+    pub(crate) fn is_replacement(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// The attempts that run now.
+    pub(crate) fn runners(&self) -> impl Iterator<Item = u32> + '_ {
+        self.running.iter().map(|runner| runner.attempt)
+    }
+
+    /// The decision after this happened.
+    pub(crate) fn step(&mut self, now: Duration, input: Input) -> Decision {
+        match input {
+            Input::Ended { attempt, outcome, throttled } => self.ended(now, attempt, outcome, throttled),
+            Input::Due { allowed } => self.due(now, allowed),
+            Input::Began(attempt) => self.began(now, attempt),
+            Input::Suspected(attempt) => self.suspected(now, attempt),
         }
-        if self.may_replace(outcome) && self.start(1) == 1 {
+    }
+
+    fn due(&mut self, now: Duration, allowed: bool) -> Decision {
+        if self.wake_at().is_none_or(|at| at > now) {
+            return self.wait();
+        }
+        self.next = self.rules.delay.map(|delay| now + self.pause(delay));
+        if allowed && self.start(1) == 1 {
             return Decision::Start(1);
         }
-        if self.running > 0 { Decision::Wait } else { self.conclude() }
+        // Nothing else would ever end it.
+        if self.running.is_empty() { self.conclude() } else { Decision::Wait }
     }
 
-    fn may_replace(&self, outcome: Outcome) -> bool {
-        match outcome {
-            Outcome::Good => false,
-            Outcome::Refused(code) => self.repeatable && code == Code::Unavailable,
-            Outcome::Lost { never_sent } => self.repeatable || never_sent,
+    fn began(&mut self, now: Duration, attempt: u32) -> Decision {
+        let Some(long) = self.rules.tied else { return Decision::Wait };
+        let Some(runner) = self.running.iter_mut().find(|r| r.attempt == attempt) else {
+            return Decision::Wait;
+        };
+        runner.begun = true;
+        let queued: Vec<u32> = self.running.iter().filter(|r| !r.begun).map(|r| r.attempt).collect();
+        self.running.retain(|r| r.begun);
+        self.counted -= queued.len();
+        self.free += queued.len();
+        self.next = Some(now + long);
+        if queued.is_empty() { Decision::Wait } else { Decision::Withdraw(queued) }
+    }
+
+    fn suspected(&mut self, now: Duration, attempt: u32) -> Decision {
+        let Some(runner) = self.running.iter_mut().find(|r| r.attempt == attempt) else {
+            return Decision::Wait;
+        };
+        runner.suspected = true;
+        if self.next.is_some() && self.running.iter().all(|r| r.suspected) {
+            self.next = Some(now);
         }
+        Decision::Wait
+    }
+
+    fn ended(&mut self, now: Duration, attempt: u32, outcome: Outcome, throttled: bool) -> Decision {
+        self.running.retain(|r| r.attempt != attempt);
+        self.ended.push((attempt, outcome));
+        if let Some(decision) = self.judge(attempt, outcome) {
+            return decision;
+        }
+        match outcome {
+            Outcome::Broken { unprocessed }
+                if (self.rules.repeatable || unprocessed) && self.repeats < REPEATS =>
+            {
+                self.repeats += 1;
+                self.enlist(1);
+                return Decision::Again(attempt);
+            }
+            // What never left is no attempt that counts.
+            Outcome::Lost { never_sent: true } => self.counted = self.counted.saturating_sub(1),
+            Outcome::Refused { pushback: Some(Pushback::Stop), .. } => self.hushed = true,
+            Outcome::Refused { pushback: Some(Pushback::After(pause)), .. } => {
+                self.next = self.rules.delay.map(|_| now + pause);
+            }
+            _ => {}
+        }
+        if self.may_replace(outcome, throttled) && self.start(1) == 1 {
+            self.next = self.rules.delay.map(|delay| now + self.pause(delay));
+            return Decision::Start(1);
+        }
+        if throttled && self.running.is_empty() {
+            return self.conclude();
+        }
+        self.wait()
+    }
+
+    /// Whether this end is the end of the race.
+    fn judge(&self, attempt: u32, outcome: Outcome) -> Option<Decision> {
+        let code = match outcome {
+            Outcome::Good { .. } if self.rules.equal == 1 => return Some(Decision::Deliver(attempt)),
+            Outcome::Good { .. } => return self.agreed(|o| *o == outcome).map(Decision::Deliver),
+            Outcome::Refused { code, .. } => code,
+            Outcome::Lost { never_sent: false } => Code::Unavailable,
+            Outcome::Lost { never_sent: true } | Outcome::Broken { .. } => return None,
+        };
+        let refused = matches!(outcome, Outcome::Refused { .. });
+        if self.rules.equal > 1 {
+            let deliberate = refused && (self.rules.fatal.contains(code) || UNANIMOUS.contains(code));
+            let same = |o: &Outcome| matches!(o, Outcome::Refused { code: other, .. } if *other == code);
+            return self.agreed(same).filter(|_| deliberate).map(Decision::Deliver);
+        }
+        let over = self.rules.fatal.contains(code);
+        over.then_some(if refused { Decision::Deliver(attempt) } else { Decision::GiveUp })
+    }
+
+    /// The first of the attempts that ended like this, if they are enough.
+    fn agreed(&self, like: impl Fn(&Outcome) -> bool) -> Option<u32> {
+        let mut alike = self.ended.iter().filter(|(_, outcome)| like(outcome));
+        let (first, _) = alike.next()?;
+        (alike.count() + 1 >= self.rules.equal).then_some(*first)
+    }
+
+    fn may_replace(&self, outcome: Outcome, throttled: bool) -> bool {
+        let repeatable = self.rules.repeatable && !throttled && !self.hushed;
+        match outcome {
+            Outcome::Good { .. } => false,
+            Outcome::Lost { never_sent } => repeatable || never_sent,
+            Outcome::Broken { unprocessed } => repeatable || unprocessed,
+            Outcome::Refused { pushback: Some(_), .. } => false,
+            // "Too busy" is not answered with more load.
+            Outcome::Refused { code: Code::ResourceExhausted, .. } => false,
+            Outcome::Refused { code, .. } => repeatable && (self.rules.eager || code == Code::Unavailable),
+        }
+    }
+
+    /// After one has begun, copies follow at a slower pace.
+    fn pause(&self, delay: Duration) -> Duration {
+        let begun = self.running.iter().any(|r| r.begun);
+        self.rules.tied.filter(|_| begun).map_or(delay, |long| long.max(delay))
+    }
+
+    fn may_copy(&self) -> bool {
+        let asked = self.started as usize;
+        let equal = self.running.is_empty() || asked < self.equals || self.withdrawn() > 0;
+        self.rules.repeatable && !self.hushed && self.free > 0 && self.counted < self.rules.most && equal
+    }
+
+    fn withdrawn(&self) -> usize {
+        (self.started as usize).saturating_sub(self.running.len() + self.ended.len())
     }
 
     fn start(&mut self, wanted: usize) -> usize {
-        let n = wanted.min(self.unused);
-        self.unused -= n;
-        self.running += n;
+        let n = wanted.min(self.free).min(self.rules.most.saturating_sub(self.counted));
+        self.free -= n;
+        self.counted += n;
+        self.enlist(n);
         n
+    }
+
+    fn enlist(&mut self, n: usize) {
+        for _ in 0..n {
+            self.started += 1;
+            self.running.push(Runner { attempt: self.started, begun: false, suspected: false });
+        }
+    }
+
+    fn wait(&self) -> Decision {
+        let open = !self.running.is_empty() || self.wake_at().is_some();
+        let hopeless = self.rules.equal > 1 && self.most_alike() + self.running.len() < self.rules.equal;
+        if open && !hopeless { Decision::Wait } else { self.conclude() }
+    }
+
+    /// The number of attempts that agree with most others.
+    fn most_alike(&self) -> usize {
+        let alike = |like: &Outcome| match like {
+            Outcome::Good { .. } | Outcome::Refused { .. } => {
+                self.ended.iter().filter(|(_, o)| same_answer(o, like)).count()
+            }
+            _ => 0,
+        };
+        self.ended.iter().map(|(_, outcome)| alike(outcome)).max().unwrap_or(0)
     }
 
     /// All ended, none well.
     fn conclude(&self) -> Decision {
+        if self.rules.equal > 1 {
+            return Decision::GiveUp;
+        }
         match self.ended.as_slice() {
-            [(only, Outcome::Refused(_))] => Decision::Deliver(*only),
-            [(first, Outcome::Refused(code)), rest @ ..]
-                if UNANIMOUS.contains(*code) && rest.iter().all(|(_, o)| *o == Outcome::Refused(*code)) =>
+            [(only, Outcome::Refused { .. })] => Decision::Deliver(*only),
+            [(first, like @ Outcome::Refused { code, .. }), rest @ ..]
+                if UNANIMOUS.contains(*code) && rest.iter().all(|(_, o)| same_answer(o, like)) =>
             {
                 Decision::Deliver(*first)
             }
@@ -103,78 +361,9 @@ impl Race {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{Decision::*, Outcome::*, *};
-    use crate::policy::FATAL;
-
-    const LOST: Outcome = Lost { never_sent: false };
-
-    fn race(width: usize, members: usize) -> Race {
-        Race::new(width, members, true, FATAL)
-    }
-
-    #[test]
-    fn a_race_is_as_wide_as_its_policy_and_its_members_allow() {
-        assert_eq!(race(2, 3).begin(), Start(2));
-        assert_eq!(race(3, 1).begin(), Start(1));
-        assert_eq!(race(2, 0).begin(), GiveUp);
-        assert_eq!(Race::new(3, 3, false, FATAL).begin(), Start(1));
-    }
-
-    #[test]
-    fn a_fast_error_waits_for_a_slow_success() {
-        let mut race = race(2, 2);
-        race.begin();
-        assert_eq!(race.ended(1, Refused(Code::Internal)), Wait);
-        assert_eq!(race.ended(2, Good), Deliver(2));
-    }
-
-    #[test]
-    fn a_fatal_code_ends_the_race() {
-        let mut race = race(2, 2);
-        race.begin();
-        assert_eq!(race.ended(2, Refused(Code::InvalidArgument)), Deliver(2));
-        assert_eq!(race.running(), 1);
-    }
-
-    #[test]
-    fn a_lost_attempt_is_replaced_while_members_are_left() {
-        let mut race = race(1, 3);
-        race.begin();
-        assert_eq!(race.ended(1, LOST), Start(1));
-        assert_eq!(race.ended(2, Refused(Code::Unavailable)), Start(1));
-        assert_eq!(race.ended(3, LOST), GiveUp);
-    }
-
-    #[test]
-    fn pushback_is_not_answered_with_more_load() {
-        let mut race = race(2, 3);
-        race.begin();
-        assert_eq!(race.ended(1, Refused(Code::ResourceExhausted)), Wait);
-        assert_eq!(race.ended(2, Refused(Code::ResourceExhausted)), GiveUp);
-    }
-
-    #[test]
-    fn what_must_not_be_repeated_moves_on_only_if_it_was_never_sent() {
-        let mut once = Race::new(2, 3, false, FATAL);
-        assert_eq!(once.begin(), Start(1));
-        assert_eq!(once.ended(1, Lost { never_sent: true }), Start(1));
-        assert_eq!(once.ended(2, LOST), GiveUp);
-        let mut once = Race::new(2, 3, false, FATAL);
-        once.begin();
-        assert_eq!(once.ended(1, Refused(Code::Unavailable)), Deliver(1));
-    }
-
-    #[test]
-    fn the_same_deliberate_answer_from_all_is_the_answer() {
-        let mut agreed = race(2, 2);
-        agreed.begin();
-        assert_eq!(agreed.ended(2, Refused(Code::NotFound)), Wait);
-        assert_eq!(agreed.ended(1, Refused(Code::NotFound)), Deliver(2));
-        let mut divided = race(2, 2);
-        divided.begin();
-        divided.ended(1, Refused(Code::NotFound));
-        assert_eq!(divided.ended(2, Refused(Code::Internal)), GiveUp);
+fn same_answer(one: &Outcome, other: &Outcome) -> bool {
+    match (one, other) {
+        (Outcome::Refused { code: one, .. }, Outcome::Refused { code: other, .. }) => one == other,
+        _ => one == other,
     }
 }

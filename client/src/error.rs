@@ -13,7 +13,8 @@ const PEER_TIMED_OUT: &str = "PEER_TIMED_OUT";
 /// How far an attempt got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub(crate) enum Phase {
+#[non_exhaustive]
+pub enum Phase {
     /// Nothing of the request's body was taken yet: connecting, or waiting for a stream.
     Connect,
     /// The request is being sent.
@@ -54,24 +55,47 @@ pub(crate) struct Report {
     pub(crate) uri: String,
     pub(crate) phase: Phase,
     pub(crate) elapsed: Duration,
-    /// `None`: it was still running.
-    pub(crate) error: Option<Error>,
+    pub(crate) end: End,
+}
+
+/// How it stood with an attempt when its call failed.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    Failed(Error),
+    /// A good answer, though there were not enough like it: the same number for the same answer.
+    Answered(u32),
+    Withdrawn,
+    Running,
 }
 
 impl Report {
     /// The member said that the call's time was over.
     pub(crate) fn is_timeout(&self) -> bool {
-        self.error.as_ref().is_some_and(|e| (e.domain(), e.kind()) == (DOMAIN, PEER_TIMED_OUT))
+        self.error().is_some_and(|e| (e.domain(), e.kind()) == (DOMAIN, PEER_TIMED_OUT))
+    }
+
+    /// The member gave a good answer.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self.end, End::Answered(_))
+    }
+
+    fn error(&self) -> Option<&Error> {
+        match &self.end {
+            End::Failed(error) => Some(error),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { number, node, uri, phase, elapsed, error } = self;
+        let Self { number, node, uri, phase, elapsed, end } = self;
         write!(f, "[{number}] {node} ({uri}), phase {phase}, {} ms: ", elapsed.as_millis())?;
-        match error {
-            Some(error) => write!(f, "{:?} {error}", error.code()),
-            None => f.write_str("no answer yet"),
+        match end {
+            End::Failed(error) => write!(f, "{:?} {error}", error.code()),
+            End::Answered(answer) => write!(f, "answer {}", answer + 1),
+            End::Withdrawn => f.write_str("withdrawn, another had begun"),
+            End::Running => f.write_str("no answer yet"),
         }
     }
 }
@@ -96,6 +120,8 @@ pub(crate) enum CallError {
     NoneReady { method: String, known: usize },
     #[error("{method}: all {} attempts failed: {}", attempts.len(), Reports(attempts))]
     AttemptsFailed { method: String, attempts: Vec<Report> },
+    #[error("{method}: no {equal} equal answers: {}", Reports(attempts))]
+    NoQuorum { method: String, equal: usize, attempts: Vec<Report> },
     #[error("{method}: not answered within {} ms; attempts: {}", allowed.as_millis(), Reports(attempts))]
     Deadline { method: String, allowed: Duration, attempts: Vec<Report> },
     #[error("{method}: request larger than {limit} bytes, the most that may be replicated")]
@@ -109,23 +135,29 @@ pub(crate) enum CallError {
 impl CallError {
     /// The failure that says most of why the call failed.
     fn most_telling(attempts: &[Report]) -> Option<&Error> {
-        let errors = attempts.iter().filter_map(|a| a.error.as_ref());
+        let errors = attempts.iter().filter_map(Report::error);
         // `max_by_key` takes the last of equals; the first failure is the better witness.
         errors.rev().max_by_key(|e| tells(e.code()))
     }
 
     fn attempts(&self) -> &[Report] {
         match self {
-            Self::AttemptsFailed { attempts, .. } | Self::Deadline { attempts, .. } => attempts,
+            Self::AttemptsFailed { attempts, .. }
+            | Self::NoQuorum { attempts, .. }
+            | Self::Deadline { attempts, .. } => attempts,
             _ => &[],
         }
+    }
+
+    pub(crate) fn status_code(&self) -> Code {
+        Kind::code(self)
     }
 
     /// The well-formed error, which names the errors of the attempts. Those that arose here are
     /// logged with it: when a call succeeds in spite of them, they are no news.
     #[track_caller]
     pub(crate) fn into_error(self) -> Error {
-        let errors = || self.attempts().iter().filter_map(|a| a.error.as_ref());
+        let errors = || self.attempts().iter().filter_map(Report::error);
         errors().filter(|e| arose_here(e)).for_each(Error::record);
         let related: Vec<String> = errors().map(|e| e.id().to_owned()).collect();
         let error = Error::new(self).related(related);
@@ -149,6 +181,7 @@ impl Kind for CallError {
             Self::NoMembers { .. } => "NO_MEMBERS",
             Self::NoneReady { .. } => "NONE_READY",
             Self::AttemptsFailed { .. } => "ATTEMPTS_FAILED",
+            Self::NoQuorum { .. } => "NO_QUORUM",
             Self::Deadline { .. } => "DEADLINE_EXCEEDED",
             Self::RequestTooLarge { .. } => "REQUEST_TOO_LARGE",
             Self::RequestUnreadable { .. } => "REQUEST_UNREADABLE",
@@ -162,6 +195,8 @@ impl Kind for CallError {
             Self::AttemptsFailed { attempts, .. } => {
                 Self::most_telling(attempts).map_or(Code::Unavailable, Error::code)
             }
+            // Those that answered may agree again in a moment.
+            Self::NoQuorum { .. } => Code::Aborted,
             Self::Deadline { .. } => Code::DeadlineExceeded,
             Self::RequestTooLarge { .. } => Code::ResourceExhausted,
             Self::RequestUnreadable { status, .. } => status.code(),
@@ -176,6 +211,7 @@ impl Kind for CallError {
                 .map(|e| e.user_message().to_owned())
                 .filter(|line| !line.is_empty())
                 .unwrap_or_else(|| SOON.to_owned()),
+            Self::NoQuorum { .. } => "The answers did not agree. Please try again in a moment.".to_owned(),
             Self::Deadline { .. } => "It took too long. Please try again.".to_owned(),
             Self::RequestTooLarge { .. } => "The request is too large. Please send less at once.".to_owned(),
             Self::RequestUnreadable { .. } => "The request could not be sent whole.".to_owned(),
@@ -189,7 +225,7 @@ impl Kind for CallError {
             Self::RequestTooLarge { .. } | Self::RequestUnreadable { .. } => None,
             Self::AttemptsFailed { attempts, .. } => {
                 // Another member may answer the next time: the shortest pause that one asked for.
-                let pauses = attempts.iter().filter_map(|a| a.error.as_ref()?.retry_after());
+                let pauses = attempts.iter().filter_map(|a| a.error()?.retry_after());
                 pauses.min().map(|pause| pause.max(SOON))
             }
             _ => Some(SOON),
@@ -212,6 +248,8 @@ pub(crate) enum AttemptError {
     ReplyTooLarge { uri: String, limit: usize },
     #[error("{uri}: HTTP status {status} instead of a gRPC reply")]
     NotGrpc { uri: String, status: http::StatusCode },
+    #[error("{uri}: no answer within {} ms, the most an attempt may take", limit.as_millis())]
+    TookTooLong { uri: String, limit: Duration },
     #[error("{uri}: the member's own timer for this call ran out")]
     TimedOut { uri: String },
 }
@@ -229,6 +267,7 @@ impl Kind for AttemptError {
             Self::Malformed { .. } => "REPLY_MALFORMED",
             Self::ReplyTooLarge { .. } => "REPLY_TOO_LARGE",
             Self::NotGrpc { .. } => "NOT_GRPC",
+            Self::TookTooLong { .. } => "ATTEMPT_TIMED_OUT",
             Self::TimedOut { .. } => PEER_TIMED_OUT,
         }
     }
@@ -239,7 +278,7 @@ impl Kind for AttemptError {
             Self::Connect { .. } | Self::NotSent { .. } | Self::Transport { .. } => Code::Unavailable,
             Self::Malformed { .. } => Code::Internal,
             Self::ReplyTooLarge { .. } => Code::ResourceExhausted,
-            Self::TimedOut { .. } => Code::DeadlineExceeded,
+            Self::TimedOut { .. } | Self::TookTooLong { .. } => Code::DeadlineExceeded,
             Self::NotGrpc { status, .. } => match status.as_u16() {
                 401 => Code::Unauthenticated,
                 403 => Code::PermissionDenied,
@@ -279,6 +318,10 @@ pub(crate) enum ConfigError {
     NoRuntime,
     #[error("the member {0:?} is listed twice")]
     Twice(String),
+    #[error("service config: {0}")]
+    ServiceConfig(String),
+    #[error("{0}")]
+    Policy(String),
 }
 
 impl Kind for ConfigError {
@@ -292,6 +335,8 @@ impl Kind for ConfigError {
             Self::Descriptors(_) => "BAD_DESCRIPTORS",
             Self::NoRuntime => "NO_RUNTIME",
             Self::Twice(_) => "MEMBER_LISTED_TWICE",
+            Self::ServiceConfig(_) => "BAD_SERVICE_CONFIG",
+            Self::Policy(_) => "BAD_POLICY",
         }
     }
 
@@ -320,6 +365,23 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     line
 }
 
+/// Whether a connection ended by its own limits (which say nothing of the member, and are never its
+/// pushback) or before the request was looked at. `Some(true)`: it is certain that the member did nothing.
+pub(crate) fn unprocessed(error: &(dyn StdError + 'static)) -> Option<bool> {
+    if let Some(h2) = find::<h2::Error>(error) {
+        return match h2.reason()? {
+            h2::Reason::REFUSED_STREAM if h2.is_remote() => Some(true),
+            // Either side took resets or small frames for an attack; or the server sends its clients away.
+            // Which streams that spared is not told.
+            h2::Reason::ENHANCE_YOUR_CALM => Some(false),
+            h2::Reason::NO_ERROR if h2.is_go_away() => Some(false),
+            _ => None,
+        };
+    }
+    // The connection was closed before the request's turn came.
+    find::<hyper::Error>(error).filter(|e| e.is_canceled()).map(|_| true)
+}
+
 /// The first error of this type in the chain.
 pub(crate) fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(error), |&e| e.source()).take(16).find_map(|e| e.downcast_ref())
@@ -336,7 +398,7 @@ mod tests {
             uri: format!("http://h{number}:1"),
             phase: Phase::Body,
             elapsed: Duration::from_millis(7),
-            error: Some(Error::from_status(&status)),
+            end: End::Failed(Error::from_status(&status)),
         }
     }
 
@@ -344,7 +406,7 @@ mod tests {
     fn the_most_telling_code_wins_not_the_first() {
         let attempts =
             vec![report(1, Status::unavailable("down")), report(2, Status::internal("index is corrupt"))];
-        let ids: Vec<_> = attempts.iter().map(|a| a.error.as_ref().unwrap().id().to_owned()).collect();
+        let ids: Vec<_> = attempts.iter().map(|a| a.error().unwrap().id().to_owned()).collect();
         let error = CallError::AttemptsFailed { method: "/a.B/C".into(), attempts }.into_error();
         assert_eq!(error.code(), Code::Internal);
         assert_eq!(error.as_proto().related_ids, ids);

@@ -47,22 +47,34 @@
 #![forbid(unsafe_code)]
 
 mod attempt;
+mod began;
+mod budget;
 mod builder;
+mod cancels;
 mod channel;
 mod checked;
+mod choose;
 mod decide;
 mod directory;
 mod error;
+mod field;
+mod gate;
+mod losers;
 mod member;
 mod methods;
+mod observe;
 mod peer;
 mod policy;
 mod race;
 mod reply;
 mod request;
+mod restraint;
+mod service_config;
 mod stats;
+mod track;
 mod view;
 mod wellform;
+mod window;
 
 use std::{
     fmt,
@@ -80,20 +92,28 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body};
 use tower::Service;
 
-pub use builder::ReplicatedBuilder;
+pub use builder::{Replicate, ReplicatedBuilder};
 pub use channel::endpoint;
 pub use checked::Checked;
-pub use member::{Member, Offer, ResponseExt, Winner};
-pub use policy::Policy;
-pub use stats::StatsSnapshot;
+pub use choose::Diversity;
+pub use error::Phase;
+pub use member::{Attempt, Ending, Member, Offer, ResponseExt, Winner};
+pub use methods::SentOnce;
+pub use observe::{CallSummary, Observe};
+pub use policy::{HedgeDelay, Policy};
+pub use restraint::Restraint;
+pub use stats::{MemberStats, StatsSnapshot};
 pub use wellform::{WellFormed, WellFormedChannel};
 
-use channel::{BoxFuture, Link};
+use channel::BoxFuture;
 use error::CallError;
+use losers::Losers;
 use methods::Methods;
 use policy::Codes;
+use restraint::Brakes;
 use stats::Stats;
-use view::Members;
+use view::{Members, Order};
+use window::Windows;
 
 /// A channel to several members at once: see the [crate](self). Cheap to clone; clones share
 /// members, connections and counters.
@@ -127,20 +147,25 @@ struct Shared {
     default_deadline: Duration,
     max_request_bytes: usize,
     max_reply_bytes: usize,
+    attempt_timeout: Option<Duration>,
     stats: Arc<Stats>,
+    windows: Windows,
+    brakes: Brakes,
+    losers: Losers,
+    observer: Option<Arc<dyn Observe>>,
 }
 
 impl Shared {
     /// The members to ask, in order.
-    async fn candidates(&self, method: &str) -> Result<Vec<Arc<Link>>, CallError> {
-        let order = self.members.order(method, Instant::now());
+    async fn candidates(&self, method: &str, repeatable: bool) -> Result<Order, CallError> {
+        let order = self.members.order(method, repeatable, Instant::now());
         if !matches!(order, Err(CallError::NoMembers { .. })) || *self.first_view.borrow() {
             return order;
         }
         let mut first_view = self.first_view.clone();
         // Whether it came, or the wait was in vain: the next look tells.
         let _ = timeout(self.view_patience, first_view.wait_for(|seen| *seen)).await;
-        self.members.order(method, Instant::now())
+        self.members.order(method, repeatable, Instant::now())
     }
 }
 
@@ -164,10 +189,13 @@ impl Replicated {
 
     /// The counters.
     pub fn stats(&self) -> StatsSnapshot {
-        self.inner.shared.stats.snapshot()
+        let shared = &self.inner.shared;
+        let lingering = shared.losers.count();
+        StatsSnapshot { members: shared.members.stats(Instant::now()), lingering, ..shared.stats.snapshot() }
     }
 
-    /// Stops following the directory, and waits until that has ended. Clones keep the members they
+    /// Stops following the directory, cancels losers that were left to finish, and waits until that has
+    /// ended. Clones keep the members they
     /// last knew; their connections close when the last clone and call are gone.
     pub async fn close(self) {
         self.inner.stop.cancel();

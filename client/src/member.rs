@@ -1,8 +1,11 @@
 //! Who can be asked.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tonic::Code;
 use wardkeep_proto::v1;
+
+use crate::{error::Phase, methods::SentOnce};
 
 /// A node as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Member {
     pub offers: Vec<Offer>,
     /// Reachable and not draining. A member that is not ready is never asked.
     pub ready: bool,
+    /// Suspected to be dead or stuck: asked after all others, and calls that wait for it ask another one.
+    pub suspected: bool,
     /// One of ours. The errors of a stranger are not believed: they get an ID and a machine here, and
     /// their text goes no further than the log.
     pub trusted: bool,
@@ -52,6 +57,7 @@ impl Member {
             labels: BTreeMap::new(),
             offers: Vec::new(),
             ready: true,
+            suspected: false,
             trusted: true,
         }
     }
@@ -101,8 +107,19 @@ impl Member {
             labels: node.labels.into_iter().collect(),
             offers: offers.collect(),
             ready: member.ready,
+            suspected: false,
             trusted: true,
         })
+    }
+
+    /// What a rule about members looks at.
+    pub(crate) fn value_of(&self, label: &str) -> Option<&str> {
+        let value = match label {
+            "machine" => Some(&self.machine),
+            "zone" => Some(&self.zone),
+            _ => None,
+        };
+        value.filter(|v| !v.is_empty()).or_else(|| self.labels.get(label)).map(String::as_str)
     }
 }
 
@@ -116,22 +133,77 @@ pub struct Winner {
     pub attempts: u32,
     /// From the call to the moment its winner was known.
     pub elapsed: Duration,
+    /// Why there was no more than one member to choose from; `None` if there could have been.
+    pub sent_once: Option<SentOnce>,
 }
+
+/// One copy of a request, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// From 1, in the order they were started.
+    pub number: u32,
+    /// Name of the member it was sent to.
+    pub node: String,
+    /// From the call to its start.
+    pub started_after: Duration,
+    /// How long it took, or until it was cancelled: what it cost its member, as far as can be seen from
+    /// here.
+    pub took: Duration,
+    /// How far it got.
+    pub phase: Phase,
+    /// What became of it.
+    pub ending: Ending,
+    /// What the member itself said of its end, if it did (`wardkeep-fate`).
+    pub fate: Option<String>,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// Its reply is the one the caller got.
+    Won,
+    /// It answered well, and another's reply was given to the caller (a quorum).
+    Answered,
+    /// It failed, with this code.
+    Failed(Code),
+    /// It was withdrawn, because another member had begun the work.
+    Withdrawn,
+    /// It was cancelled, because another one won.
+    Cancelled,
+}
+
+/// All attempts of a call, in the extensions of its response.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempts(pub(crate) Arc<[Attempt]>);
 
 /// What a reply that came through [`Replicated`](crate::Replicated) can say of itself.
 pub trait ResponseExt {
     /// Who won. `None` if the response did not come through a replicated channel.
     fn winner(&self) -> Option<&Winner>;
+
+    /// Every attempt of the call, the winning one included. Empty if the response did not come through a
+    /// replicated channel.
+    fn attempts(&self) -> &[Attempt];
 }
 
 impl<T> ResponseExt for tonic::Response<T> {
     fn winner(&self) -> Option<&Winner> {
         self.extensions().get()
     }
+
+    fn attempts(&self) -> &[Attempt] {
+        self.extensions().get::<Attempts>().map_or(&[], |attempts| &attempts.0)
+    }
 }
 
 impl<T> ResponseExt for http::Response<T> {
     fn winner(&self) -> Option<&Winner> {
         self.extensions().get()
+    }
+
+    fn attempts(&self) -> &[Attempt] {
+        self.extensions().get::<Attempts>().map_or(&[], |attempts| &attempts.0)
     }
 }

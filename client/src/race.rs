@@ -1,29 +1,40 @@
 //! Carries out a call: starts attempts, follows the decisions, and gives the caller one reply.
 //!
-//! All attempts are polled by the caller's own future: dropping the call drops them, and returning
-//! the winner's reply drops the losers.
+//! All attempts are polled by the caller's own future: dropping the call, or returning the winner's reply,
+//! drops those that still run, or hands them to [`crate::losers`].
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{Request, Response};
-use tokio::time::Instant;
-use tonic::{Status, body::Body};
+use tokio::{sync::Notify, time::Instant};
+use tonic::{Code, Status, body::Body};
 use uuid::Uuid;
 use wardkeep_proto::context::{self, GRPC_TIMEOUT, REQUEST_ID, RequestContext};
 
 use crate::{
     Shared,
-    attempt::{self, Call, Verdict},
-    channel::Link,
-    decide::{Decision, Race},
-    error::{CallError, Phase, Report, arose_here},
-    member::Winner,
-    request::{Payload, Progress, Template},
+    attempt::Call,
+    decide::{Race, Rules},
+    error::{CallError, Report},
+    field::Field,
+    gate::Level,
+    methods::{Plan, SentOnce},
+    observe::CallSummary,
+    policy::{HedgeDelay, Policy},
+    request::{Payload, Template},
+    window::Timings,
 };
+
+/// What [`Policy::All`] waits for before it sends the next copy, where copies are to be spared.
+const SPARING: HedgeDelay = HedgeDelay::Percentile(95.0);
+/// Once one of several tied copies has begun, the next goes out only if that takes longer than nearly all.
+const BEGUN_TOO_LONG: f64 = 99.0;
 
 /// A longer deadline is as good as none, and might overflow the clock.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
@@ -72,148 +83,130 @@ pub(crate) async fn call(
 }
 
 async fn run(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     request: Request<Body>,
-    context: RequestContext,
+    mut context: RequestContext,
     started: Instant,
 ) -> Result<Response<Body>, CallError> {
+    let method = context.method.clone();
+    let plan = shared.methods.plan(&method);
+    if let Some(timeout) = plan.timeout {
+        context.deadline = context.deadline.min(started + timeout.min(FAR));
+    }
     let deadline = context.deadline;
     let allowed = context.remaining(started);
-    let method = context.method.clone();
     let overdue = |attempts| CallError::Deadline { method: method.to_string(), allowed, attempts };
     let (parts, body) = request.into_parts();
-    let plan = shared.methods.plan(&method);
     let prepare = async {
-        let payload = match plan.repeatable {
+        let payload = match plan.repeatable() {
             true => Payload::read(body, shared.max_request_bytes, &method).await?,
             false => Payload::once(body),
         };
-        Ok((payload, shared.candidates(&method).await?))
+        Ok((payload, shared.candidates(&method, plan.repeatable()).await?))
     };
     let prepared = tokio::time::timeout_at(deadline, prepare).await;
-    let (payload, links) = prepared.map_err(|_| overdue(Vec::new()))??;
+    let (payload, order) = prepared.map_err(|_| overdue(Vec::new()))??;
+    let level = shared.brakes.call(order.utilisation);
+    let timings = shared.windows.of(&method);
+    let (rules, equals) = rules(shared, &plan, level, &timings, started);
+    let once = plan.once.or_else(|| sent_once(plan.policy, level));
+    let race = Race::new(rules, order.links.len(), order.equals.min(equals));
     let call = Call {
         template: Template { parts, payload },
         plan,
+        rules,
         context,
         allowed,
+        attempt_timeout: shared.attempt_timeout,
         max_reply_bytes: shared.max_reply_bytes,
+        timings,
+        began: Notify::new(),
+        won_in: OnceLock::new(),
+        expired: AtomicBool::new(false),
     };
-    let race = Race::new(plan.width, links.len(), plan.repeatable, shared.fatal);
-    let mut field = Field { call: Arc::new(call), links, begun: Vec::new(), started };
-    match tokio::time::timeout_at(deadline, field.run(race, shared)).await {
+    let mut field = Field::new(shared.clone(), Arc::new(call), order.links, level, once, started);
+    let ran = tokio::time::timeout_at(deadline, field.run(race)).await;
+    let result = match ran {
         Ok(Some(reply)) => Ok(reply),
         Ok(None) => {
             let attempts = field.reports();
             let nearly_over = deadline.saturating_duration_since(Instant::now()) < SKEW;
-            if nearly_over && attempts.iter().any(Report::is_timeout) {
-                return Err(overdue(attempts));
-            }
-            Err(CallError::AttemptsFailed { method: method.to_string(), attempts })
-        }
-        Err(_) => Err(overdue(field.reports())),
-    }
-}
-
-/// An attempt that was begun, seen from the race.
-struct Begun {
-    link: Arc<Link>,
-    at: Instant,
-    progress: Arc<Progress>,
-    ended: Option<(Duration, Phase, Verdict)>,
-}
-
-struct Field {
-    call: Arc<Call>,
-    links: Vec<Arc<Link>>,
-    /// Attempt `n` is at `n - 1`, and goes to the link there.
-    begun: Vec<Begun>,
-    started: Instant,
-}
-
-impl Field {
-    /// The reply to deliver; `None` when all failed.
-    async fn run(&mut self, mut race: Race, shared: &Shared) -> Option<Response<Body>> {
-        let mut running = FuturesUnordered::new();
-        let mut decision = race.begin();
-        loop {
-            match decision {
-                Decision::Start(n) => {
-                    for _ in 0..n {
-                        running.extend(self.begin(shared));
-                    }
+            let answered = attempts.iter().any(Report::is_answer);
+            Err(match rules.equal {
+                _ if nearly_over && attempts.iter().any(Report::is_timeout) => overdue(attempts),
+                equal if equal > 1 && answered => {
+                    CallError::NoQuorum { method: method.to_string(), equal, attempts }
                 }
-                Decision::Wait => {}
-                Decision::Deliver(number) => {
-                    shared.stats.cancelled.fetch_add(race.running() as u64, Relaxed);
-                    return self.deliver(number);
-                }
-                Decision::GiveUp => return None,
-            }
-            let (number, verdict): (u32, Verdict) = running.next().await?;
-            decision = race.ended(number, verdict.outcome());
-            self.ended(number, verdict);
+                _ => CallError::AttemptsFailed { method: method.to_string(), attempts },
+            })
         }
-    }
-
-    fn begin(&mut self, shared: &Shared) -> Option<impl Future<Output = (u32, Verdict)> + use<>> {
-        let link = self.links.get(self.begun.len())?.clone();
-        shared.stats.attempts.fetch_add(1, Relaxed);
-        let progress = Arc::new(Progress::default());
-        self.begun.push(Begun {
-            link: link.clone(),
-            at: Instant::now(),
-            progress: progress.clone(),
-            ended: None,
-        });
-        Some(attempt::run(self.call.clone(), link, self.count(), progress))
-    }
-
-    fn count(&self) -> u32 {
-        u32::try_from(self.begun.len()).unwrap_or(u32::MAX)
-    }
-
-    fn attempt(&mut self, number: u32) -> Option<&mut Begun> {
-        self.begun.get_mut(usize::try_from(number).ok()?.checked_sub(1)?)
-    }
-
-    fn ended(&mut self, number: u32, verdict: Verdict) {
-        if let Some(begun) = self.attempt(number) {
-            begun.ended = Some((begun.at.elapsed(), begun.progress.phase(), verdict));
+        Err(_) => {
+            field.expire();
+            Err(overdue(field.reports()))
         }
-    }
-
-    fn deliver(&mut self, number: u32) -> Option<Response<Body>> {
-        let (attempts, elapsed) = (self.count(), self.started.elapsed());
-        let begun = self.attempt(number)?;
-        let mut reply = match begun.ended.take()?.2 {
-            Verdict::Good(reply) => reply,
-            Verdict::Refused(error, reply) => {
-                if arose_here(&error) {
-                    error.record();
-                }
-                reply
-            }
-            Verdict::Lost { .. } => return None,
+    };
+    if let Some(observer) = &shared.observer {
+        let code = match &result {
+            Ok(reply) => Status::from_header_map(reply.headers()).map_or(Code::Ok, |status| status.code()),
+            Err(error) => error.status_code(),
         };
-        begun.link.wins.fetch_add(1, Relaxed);
-        reply.extensions_mut().insert(Winner { node: begun.link.peer.name.clone(), attempts, elapsed });
-        Some(reply)
+        let attempts = field.story();
+        observer.called(&CallSummary { method: &method, code, elapsed: started.elapsed(), attempts: &attempts });
     }
+    result
+}
 
-    /// What became of each attempt.
-    fn reports(self) -> Vec<Report> {
-        let report = |(number, begun): (u32, Begun)| {
-            let Begun { link, at, progress, ended } = begun;
-            let (elapsed, phase, error) = match ended {
-                Some((elapsed, phase, Verdict::Refused(error, _) | Verdict::Lost { error, .. })) => {
-                    (elapsed, phase, Some(error))
-                }
-                Some((elapsed, phase, Verdict::Good(_))) => (elapsed, phase, None),
-                None => (at.elapsed(), progress.phase(), None),
-            };
-            Report { number, node: link.peer.name.clone(), uri: link.peer.uri.clone(), phase, elapsed, error }
-        };
-        (1..).zip(self.begun).map(report).collect()
+/// Why a call that may be repeated has one attempt only.
+fn sent_once(policy: Policy, level: Level) -> Option<SentOnce> {
+    match policy {
+        Policy::Single => Some(SentOnce::Policy),
+        Policy::Quorum { .. } => None,
+        _ => (level == Level::Single).then_some(SentOnce::Saturated),
+    }
+}
+
+/// What a race of this plan may do at this level, and how many members copies may go to.
+fn rules(
+    shared: &Shared,
+    plan: &Plan,
+    level: Level,
+    timings: &Timings,
+    now: Instant,
+) -> (Rules, usize) {
+    let fatal = plan.fatal.unwrap_or(shared.fatal);
+    let once = Rules::once(fatal);
+    if !plan.repeatable() {
+        return (once, usize::MAX);
+    }
+    let (first, most) = plan.policy.width();
+    let repeatable = Rules { repeatable: true, first, most, ..once };
+    let delay = |delay| match delay {
+        HedgeDelay::Percentile(p) => timings.percentile(now, p).unwrap_or(HedgeDelay::COLD),
+        // Under load a delay below the median would hedge every other call.
+        HedgeDelay::Fixed(delay) if level != Level::Full => {
+            timings.percentile(now, 50.0).unwrap_or_default().max(delay)
+        }
+        HedgeDelay::Fixed(delay) => delay,
+    };
+    match plan.policy {
+        Policy::Single => (repeatable, usize::MAX),
+        Policy::All(_) if level == Level::Full => (repeatable, usize::MAX),
+        Policy::All(_) => {
+            let spared = Rules { first: 1, delay: Some(delay(SPARING)), eager: true, ..repeatable };
+            (spared, first)
+        }
+        Policy::Hedged { delay: after, .. } => {
+            (Rules { delay: Some(delay(after)), eager: true, ..repeatable }, usize::MAX)
+        }
+        Policy::Tied { delay: after, .. } => {
+            let long = timings.percentile(now, BEGUN_TOO_LONG).unwrap_or(HedgeDelay::COLD * 2);
+            let after = delay(after);
+            let tied = Some(long.max(after * 2));
+            (Rules { delay: Some(after), tied, eager: true, ..repeatable }, usize::MAX)
+        }
+        Policy::Quorum { equal, .. } => {
+            let equal = usize::try_from(equal.max(1)).unwrap_or(usize::MAX);
+            (Rules { equal, ..repeatable }, usize::MAX)
+        }
     }
 }

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::HeaderMap;
 use http_body::Frame;
+use http_body_util::BodyExt as _;
 use tokio::time::Sleep;
 use tonic::{Status, body::Body};
 use wardkeep_proto::{
@@ -20,7 +21,7 @@ use wardkeep_proto::{
 
 use crate::{
     attempt::{self, BAD_FLAG, NOT_ONE},
-    channel::InFlight,
+    channel::{BoxError, InFlight},
     error::{AttemptError, CallError, arose_here},
     peer::{self, Peer},
 };
@@ -170,6 +171,9 @@ impl Passing {
 
     /// The end of the reply: if it tells of a failure, of a well-formed one.
     fn check_end(&mut self, trailers: &mut HeaderMap) -> Result<(), Status> {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.link().hear_load(trailers);
+        }
         let end = || attempt::end(&self.peer, trailers, &self.seen);
         let error = match sync_scope(self.context.clone(), end) {
             Ok(Some(failure)) => {
@@ -251,6 +255,16 @@ impl http_body::Body for Passing {
             },
         })
     }
+}
+
+/// Any body as tonic's.
+pub(crate) fn body<B>(body: B) -> Body
+where
+    B: http_body::Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let bytes = |mut data: B::Data| -> Bytes { data.copy_to_bytes(data.remaining()) };
+    Body::new(body.map_frame(move |frame| frame.map_data(bytes)).map_err(Into::into))
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
 };
@@ -19,15 +19,38 @@ use crate::error::{CallError, Phase};
 
 /// How far an attempt got, seen from outside of it.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(AtomicU8);
+pub(crate) struct Progress {
+    phase: AtomicU8,
+    begun: AtomicBool,
+    fate: OnceLock<String>,
+}
 
 impl Progress {
     pub(crate) fn reached(&self, phase: Phase) {
-        self.0.fetch_max(phase as u8, Relaxed);
+        self.phase.fetch_max(phase as u8, Relaxed);
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        Phase::from_u8(self.0.load(Relaxed))
+        Phase::from_u8(self.phase.load(Relaxed))
+    }
+
+    /// The member says that it has begun the work.
+    pub(crate) fn begin(&self) {
+        self.begun.store(true, Relaxed);
+    }
+
+    /// Whether it has; true once.
+    pub(crate) fn take_begun(&self) -> bool {
+        self.begun.swap(false, Relaxed)
+    }
+
+    /// What the member said of the attempt's end.
+    pub(crate) fn ended_as(&self, fate: String) {
+        let _ = self.fate.set(fate);
+    }
+
+    pub(crate) fn fate(&self) -> Option<String> {
+        self.fate.get().cloned()
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 #[derive(Debug, Default)]
@@ -14,6 +15,13 @@ pub(crate) struct Stats {
     pub(crate) failed_calls: AtomicU64,
     pub(crate) attempts: AtomicU64,
     pub(crate) cancelled: AtomicU64,
+    pub(crate) hedges: AtomicU64,
+    pub(crate) hedges_refused: AtomicU64,
+    pub(crate) withdrawn: AtomicU64,
+    pub(crate) transparent: AtomicU64,
+    pub(crate) left_to_finish: AtomicU64,
+    pub(crate) ejected: AtomicU64,
+    pub(crate) renewed: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) connection_errors: AtomicU64,
     /// By member's name; outlives the member's stay in the directory.
@@ -21,7 +29,7 @@ pub(crate) struct Stats {
 }
 
 /// The counters of a replicated channel at one moment, since it was built.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct StatsSnapshot {
     /// Calls begun.
@@ -32,12 +40,44 @@ pub struct StatsSnapshot {
     pub attempts: u64,
     /// Attempts cancelled because another one won.
     pub cancelled: u64,
+    /// Attempts begun because the ones before were late.
+    pub hedges: u64,
+    /// Times that such an attempt was due and not begun, to spare the members.
+    pub hedges_refused: u64,
+    /// Attempts withdrawn because another member had begun the work.
+    pub withdrawn: u64,
+    /// Attempts begun anew because their connection had broken by its own limits.
+    pub transparent: u64,
+    /// Attempts that lost and were left to finish, because their connection bore no more cancels.
+    pub left_to_finish: u64,
+    /// Such attempts that still run.
+    pub lingering: usize,
+    /// Times that a member was put on probation.
+    pub ejected: u64,
+    /// Connections replaced after too many cancels.
+    pub renewed: u64,
     /// Connections opened.
     pub connections: u64,
     /// Connections that could not be opened.
     pub connection_errors: u64,
     /// Replies given to callers, by the name of the member they came from.
     pub wins: BTreeMap<String, u64>,
+    /// What is known now of each member.
+    pub members: BTreeMap<String, MemberStats>,
+}
+
+/// What is known of a member at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct MemberStats {
+    /// Attempts that run there.
+    pub in_flight: usize,
+    /// How long it takes to answer, over about the last ten seconds.
+    pub mean: Option<Duration>,
+    /// How busy it is, from 0 to 1, by its own word or by its answers' times.
+    pub utilisation: Option<f64>,
+    /// Asked after all others, because it failed or was far too slow.
+    pub on_probation: bool,
 }
 
 impl Stats {
@@ -53,9 +93,18 @@ impl Stats {
             failed_calls: self.failed_calls.load(Relaxed),
             attempts: self.attempts.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
+            hedges: self.hedges.load(Relaxed),
+            hedges_refused: self.hedges_refused.load(Relaxed),
+            withdrawn: self.withdrawn.load(Relaxed),
+            transparent: self.transparent.load(Relaxed),
+            left_to_finish: self.left_to_finish.load(Relaxed),
+            lingering: 0,
+            ejected: self.ejected.load(Relaxed),
+            renewed: self.renewed.load(Relaxed),
             connections: self.connections.load(Relaxed),
             connection_errors: self.connection_errors.load(Relaxed),
             wins: wins.iter().map(|(name, n)| (name.clone(), n.load(Relaxed))).collect(),
+            members: BTreeMap::new(),
         }
     }
 }

@@ -1,24 +1,33 @@
 //! The members known now, and the order in which a call asks them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    channel::{Dialer, Link},
+    channel::{Given, Link, Wiring},
+    choose::{Candidate, Choice, Class, Diversity, Labels, choose},
     error::CallError,
+    gate,
     member::Member,
+    stats::MemberStats,
+    track::Standing,
 };
+
+/// Seconds an answer is taken to need while nothing is known of any member.
+const USUAL: f64 = 0.01;
 
 struct Peer {
     member: Member,
+    labels: Labels,
     link: Arc<Link>,
 }
 
@@ -31,22 +40,38 @@ struct View {
 /// The present picture, replaced as a whole. A member that stays at its address keeps its
 /// connection; the connection of one that is gone closes when the last call on it ends.
 pub(crate) struct Members {
-    dialer: Dialer,
+    wiring: Wiring,
+    diversity: Diversity,
     view: ArcSwap<View>,
     published: watch::Sender<Arc<[Member]>>,
-    turn: AtomicUsize,
+    turn: AtomicU64,
+}
+
+/// Whom a call asks.
+pub(crate) struct Order {
+    pub(crate) links: Vec<Arc<Link>>,
+    /// So many of them, from the first, have an equal chance.
+    pub(crate) equals: usize,
+    /// How busy they are, from 0 to 1.
+    pub(crate) utilisation: f64,
 }
 
 impl Members {
-    pub(crate) fn new(dialer: Dialer, members: Vec<Member>) -> Self {
+    pub(crate) fn new(wiring: Wiring, diversity: Diversity, members: Vec<(Member, Option<Given>)>) -> Self {
         let published = watch::Sender::new(Arc::from([]));
-        let this = Self { dialer, view: ArcSwap::default(), published, turn: AtomicUsize::new(0) };
-        this.replace(members);
+        let this =
+            Self { wiring, diversity, view: ArcSwap::default(), published, turn: AtomicU64::new(0) };
+        this.adopt(members);
         this
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<[Member]>> {
         self.published.subscribe()
+    }
+
+    /// Tells when members become suspected.
+    pub(crate) fn suspicions(&self) -> watch::Receiver<u64> {
+        self.wiring.suspicions.subscribe()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -55,24 +80,46 @@ impl Members {
 
     /// Only one caller at a time: the builder, then the follower of the directory.
     pub(crate) fn replace(&self, members: Vec<Member>) {
-        let old = self.view.load_full();
-        let mut links: HashMap<(&str, &str), &Arc<Link>> = old
-            .peers
-            .iter()
-            .map(|p| ((p.link.peer.name.as_str(), p.link.peer.uri.as_str()), &p.link))
-            .collect();
-        let peers = members.iter().map(|member| {
-            let known = links.remove(&(member.name.as_str(), member.uri.as_str()));
-            let link = known.cloned().unwrap_or_else(|| Arc::new(Link::new(member, &self.dialer)));
-            Peer { member: member.clone(), link }
-        });
-        self.view.store(Arc::new(View { peers: peers.collect() }));
-        self.published.send_replace(members.into());
+        self.adopt(members.into_iter().map(|member| (member, None)).collect());
     }
 
-    /// The members that may be asked for a method, in the order to ask them: reachable ones
-    /// first, then those with the fewest calls in flight, taking turns among equals.
-    pub(crate) fn order(&self, method: &str, now: Instant) -> Result<Vec<Arc<Link>>, CallError> {
+    fn adopt(&self, members: Vec<(Member, Option<Given>)>) {
+        let now = Instant::now();
+        let old = self.view.load_full();
+        let key = |member: &Member| (member.name.clone(), member.uri.clone());
+        let mut known: HashMap<(String, String), &Peer> =
+            old.peers.iter().map(|peer| (key(&peer.member), peer)).collect();
+        let mut published = Vec::with_capacity(members.len());
+        let mut peers = Vec::with_capacity(members.len());
+        for (member, given) in members {
+            let before = known.remove(&key(&member));
+            let link = match before {
+                Some(peer) => peer.link.clone(),
+                None => Arc::new(Link::new(&member, given, &self.wiring)),
+            };
+            if before.is_some_and(|peer| has_returned(&peer.member, &member)) {
+                link.returned(now);
+            }
+            let wardless = !member.offers.is_empty() && member.offers.iter().all(|offer| !offer.ready);
+            link.suspect(member.suspected || !member.ready || wardless);
+            published.push(member.clone());
+            peers.push(Peer { labels: self.labels(&member), member, link });
+        }
+        // What still runs on those that are gone had better run elsewhere.
+        known.into_values().for_each(|peer| peer.link.suspect(true));
+        self.view.store(Arc::new(View { peers }));
+        self.published.send_replace(published.into());
+    }
+
+    fn labels(&self, member: &Member) -> Labels {
+        let of = |names: &[Arc<str>]| names.iter().map(|name| member.value_of(name).map(Arc::from)).collect();
+        let Diversity { hard, preferred, same } = &self.diversity;
+        Labels { hard: of(hard), preferred: of(preferred), same: of(same) }
+    }
+
+    /// The members that may be asked for a method, in the order to ask them. `repeatable`: others may be
+    /// asked if the first turns out to be ill.
+    pub(crate) fn order(&self, method: &str, repeatable: bool, now: Instant) -> Result<Order, CallError> {
         let view = self.view.load();
         if view.peers.is_empty() {
             return Err(CallError::NoMembers { method: method.to_owned() });
@@ -82,26 +129,101 @@ impl Members {
         let someone_offers = view.peers.iter().any(|p| p.member.answers(service).is_some());
         let eligible =
             |p: &&Peer| p.member.ready && (!someone_offers || p.member.answers(service) == Some(true));
-        let mut links: Vec<_> = view.peers.iter().filter(eligible).map(|p| p.link.clone()).collect();
-        if links.is_empty() {
+        let peers: Vec<&Peer> = view.peers.iter().filter(eligible).collect();
+        if peers.is_empty() {
             let known = view.peers.len();
             return Err(CallError::NoneReady { method: method.to_owned(), known });
         }
-        let turn = self.turn.fetch_add(1, Relaxed) % links.len();
-        links.rotate_left(turn);
-        links.sort_by_cached_key(|l| (l.is_shunned(now), l.in_flight()));
-        Ok(links)
+        let at = self.wiring.since_birth(now);
+        let usual = usual(&peers);
+        let (candidates, busy): (Vec<_>, Vec<_>) =
+            peers.iter().map(|peer| candidate(peer, repeatable, usual, at)).unzip();
+        let Choice { order, equals } = choose(&candidates, self.turn.fetch_add(1, Relaxed));
+        let links = order.into_iter().map(|i| peers[i].link.clone()).collect();
+        Ok(Order { links, equals, utilisation: gate::utilisation(busy) })
     }
+
+    /// What is known of each member.
+    pub(crate) fn stats(&self, now: Instant) -> BTreeMap<String, MemberStats> {
+        let at = self.wiring.since_birth(now);
+        let view = self.view.load();
+        let stats = view.peers.iter().map(|peer| {
+            let health = peer.link.health();
+            let mean = health.track.known_mean().filter(|mean| mean.is_finite());
+            let stats = MemberStats {
+                in_flight: peer.link.in_flight(),
+                mean: mean.map(|mean| Duration::from_secs_f64(mean.clamp(0.0, 1e6))),
+                utilisation: health.track.utilisation(at),
+                on_probation: health.track.standing(at) != Standing::Good,
+            };
+            (peer.member.name.clone(), stats)
+        });
+        stats.collect()
+    }
+}
+
+/// Seconds that an answer takes at a member in the middle.
+fn usual(peers: &[&Peer]) -> f64 {
+    let mut means: Vec<f64> = peers.iter().filter_map(|p| p.link.health().track.known_mean()).collect();
+    means.sort_by(f64::total_cmp);
+    means.get(means.len().saturating_sub(1) / 2).copied().unwrap_or(USUAL)
+}
+
+fn candidate<'a>(
+    peer: &'a Peer,
+    repeatable: bool,
+    usual: f64,
+    at: Duration,
+) -> (Candidate<'a>, Option<f64>) {
+    let link = &peer.link;
+    let health = link.health();
+    let track = &health.track;
+    let class = match track.standing(at) {
+        Standing::Probation => Class::Shunned,
+        _ if link.is_suspected() => Class::Suspected,
+        Standing::Good if repeatable && track.is_stale(at) => Class::Probe,
+        Standing::Good => Class::Good,
+        // Only a call that can move on tries one that may be ill.
+        Standing::ProbeDue if repeatable || track.was_unreachable() => Class::Probe,
+        Standing::ProbeDue => Class::Suspected,
+    };
+    let utilisation = track.utilisation(at);
+    let free = 1.0 - utilisation.unwrap_or_default().clamp(0.0, 0.9);
+    // `as` is exact for any number of calls there can be.
+    let queue = link.in_flight() as f64 + 1.0;
+    // What is long past says nothing of its speed.
+    let mean = if track.is_stale(at) { usual } else { track.mean(at, usual) };
+    let cost = mean * queue * track.slow_start(at) / free;
+    (Candidate { labels: &peer.labels, class, cost }, utilisation)
+}
+
+/// Whether a member is back, or not what it was: nothing is held against the new one.
+fn has_returned(before: &Member, now: &Member) -> bool {
+    let ready = |member: &Member| member.ready && !member.suspected;
+    let incarnations = |member: &Member| -> Vec<u64> {
+        member.offers.iter().filter(|o| o.ready).map(|o| o.incarnation).collect()
+    };
+    ready(now) && (!ready(before) || incarnations(before) != incarnations(now))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{channel::CONNECT_TIMEOUT, member::Offer};
+    use crate::{
+        channel::{CONNECT_TIMEOUT, Dialer},
+        member::Offer,
+        restraint::Restraint,
+        track::Sample,
+    };
 
     fn members(list: impl IntoIterator<Item = Member>) -> Members {
         let dialer = Dialer::new(None, CONNECT_TIMEOUT, Arc::default());
-        Members::new(dialer, list.into_iter().collect())
+        let wiring = Wiring::new(dialer, Arc::default(), Restraint::default());
+        Members::new(wiring, Diversity::default(), list.into_iter().map(|m| (m, None)).collect())
+    }
+
+    fn order(members: &Members, method: &str) -> Vec<Arc<Link>> {
+        members.order(method, true, Instant::now()).unwrap().links
     }
 
     fn member(name: &str) -> Member {
@@ -109,25 +231,27 @@ mod tests {
     }
 
     fn names(members: &Members) -> Vec<String> {
-        let order = members.order("/a.B/C", Instant::now()).unwrap();
-        order.iter().map(|l| l.peer.name.clone()).collect()
+        order(members, "/a.B/C").iter().map(|l| l.peer.name.clone()).collect()
     }
 
     #[test]
     fn equal_members_take_turns() {
         let members = members(["a", "b", "c"].map(member));
-        assert_eq!(names(&members), ["a", "b", "c"]);
-        assert_eq!(names(&members), ["b", "c", "a"]);
-        assert_eq!(names(&members), ["c", "a", "b"]);
+        let firsts = [(); 4].map(|()| names(&members)[0].clone());
+        assert_eq!(firsts, ["a", "b", "c", "a"]);
     }
 
     #[test]
     fn the_busy_and_the_unreachable_come_last() {
         let members = members(["a", "b", "c"].map(member));
-        let order = members.order("/a.B/C", Instant::now()).unwrap();
-        order[0].shun(Instant::now());
-        let _busy = order[1].enter();
-        assert_eq!(names(&members), ["c", "b", "a"]);
+        let links = order(&members, "/a.B/C");
+        links[0].record(Instant::now(), Sample::Unreachable);
+        let _busy = links[1].enter();
+        let last = links[0].peer.name.clone();
+        for _ in 0..6 {
+            let names = names(&members);
+            assert_eq!((names[0].as_str(), &names[2]), (links[2].peer.name.as_str(), &last));
+        }
     }
 
     #[test]
@@ -139,10 +263,9 @@ mod tests {
         restarting.offers.push(offer(false));
         let all = members([offers, restarting, member("other"), member("draining").with_ready(false)]);
         assert_eq!(names(&all), ["offers"]);
-        let health = all.order("/grpc.health.v1.Health/Check", Instant::now()).unwrap();
-        assert_eq!(health.len(), 3);
+        assert_eq!(order(&all, "/grpc.health.v1.Health/Check").len(), 3);
         let none = members([member("draining").with_ready(false)]);
-        let refused = none.order("/a.B/C", Instant::now()).err();
+        let refused = none.order("/a.B/C", true, Instant::now()).err();
         assert!(matches!(refused, Some(CallError::NoneReady { known: 1, .. })));
     }
 
@@ -150,12 +273,45 @@ mod tests {
     fn a_member_that_stays_keeps_its_link() {
         let members = members(["a", "b"].map(member));
         let link =
-            |name| members.order("/a.B/C", Instant::now()).unwrap().into_iter().find(|l| l.peer.name == name);
+            |name| order(&members, "/a.B/C").into_iter().find(|l| l.peer.name == name);
         let before = link("a").unwrap();
         members.replace(vec![member("a").label("k", "v"), member("c")]);
         assert!(Arc::ptr_eq(&before, &link("a").unwrap()));
         assert!(link("b").is_none());
         members.replace(vec![Member::new("a", "http://elsewhere:1")]);
         assert!(!Arc::ptr_eq(&before, &link("a").unwrap()));
+    }
+
+    #[test]
+    fn what_is_said_of_a_member_is_told_to_whoever_waits_for_it() {
+        let members = members(["a", "b"].map(member));
+        let mut suspicions = members.suspicions();
+        let link = order(&members, "/a.B/C").into_iter().find(|l| l.peer.name == "a").unwrap();
+        let mut suspected = member("a");
+        suspected.suspected = true;
+        members.replace(vec![suspected, member("b")]);
+        assert!(suspicions.has_changed().unwrap() && link.is_suspect(Instant::now()));
+        assert_eq!(names(&members), ["b", "a"]);
+        suspicions.mark_unchanged();
+        members.replace(vec![member("a"), member("b")]);
+        assert!(!suspicions.has_changed().unwrap() && !link.is_suspect(Instant::now()));
+        members.replace(vec![member("b")]);
+        assert!(suspicions.has_changed().unwrap() && link.is_suspect(Instant::now()));
+    }
+
+    #[test]
+    fn nothing_is_held_against_a_member_that_is_another_incarnation() {
+        let offering = |incarnation| {
+            let mut member = member("a");
+            member.offers.push(Offer { service: "a.B".into(), ward: "w".into(), incarnation, ready: true });
+            member
+        };
+        let members = members([offering(1)]);
+        let link = order(&members, "/a.B/C").remove(0);
+        link.record(Instant::now(), Sample::Unreachable);
+        members.replace(vec![offering(1)]);
+        assert!(link.is_suspect(Instant::now()));
+        members.replace(vec![offering(2)]);
+        assert!(!link.is_suspect(Instant::now()));
     }
 }

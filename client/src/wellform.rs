@@ -7,9 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
 use http::{Request, Response};
-use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -24,7 +22,7 @@ use crate::{
     error::{AttemptError, CallError, arose_here, find},
     peer::Peer,
     race,
-    reply::{Framing, Passing},
+    reply::{Framing, Passing, body},
 };
 
 /// A layer that lets nothing malformed through to callers: whatever goes wrong below it, in heads, in
@@ -202,13 +200,4 @@ fn undelivered(peer: &Peer, error: BoxError) -> Error {
         Some(status) => Error::from_status(status),
         None => attempt::unsent(peer, &*error).into(),
     }
-}
-
-fn body<B>(body: B) -> Body
-where
-    B: http_body::Body + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let bytes = |mut data: B::Data| -> Bytes { data.copy_to_bytes(data.remaining()) };
-    Body::new(body.map_frame(move |frame| frame.map_data(bytes)).map_err(Into::into))
 }

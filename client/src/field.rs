@@ -1,0 +1,388 @@
+//! The attempts of one call, as they run.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    future::{AbortHandle, Abortable},
+    stream::{FuturesUnordered, StreamExt as _},
+};
+use http::Response;
+use tokio::time::{Instant, sleep_until};
+use tonic::body::Body;
+
+use crate::{
+    Shared,
+    attempt::{self, Call, Verdict},
+    channel::{BoxFuture, Link},
+    decide::{Decision, Input, Outcome, Pushback, Race},
+    error::{End, Phase, Report, arose_here},
+    gate::Level,
+    member::{Attempt, Attempts, Ending, Winner},
+    methods::SentOnce,
+    request::Progress,
+};
+
+/// An attempt that was begun, seen from the race.
+struct Begun {
+    link: Arc<Link>,
+    at: Instant,
+    progress: Arc<Progress>,
+    abort: AbortHandle,
+    end: Option<(Duration, Phase, Ended)>,
+}
+
+enum Ended {
+    With(Verdict),
+    /// With an answer, which another attempt has given as well.
+    Withdrawn,
+    /// Its reply was given to the caller.
+    Delivered(Ending),
+}
+
+type Running = FuturesUnordered<Abortable<BoxFuture<(u32, Verdict)>>>;
+
+pub(crate) struct Field {
+    shared: Arc<Shared>,
+    call: Arc<Call>,
+    /// Members that may be asked, the next one first.
+    free: VecDeque<Arc<Link>>,
+    /// Attempt `n` is at `n - 1`.
+    begun: Vec<Begun>,
+    running: Running,
+    /// Answers that differ, for a quorum.
+    answers: Vec<Bytes>,
+    level: Level,
+    once: Option<SentOnce>,
+    started: Instant,
+}
+
+/// What the race is told next.
+enum Event {
+    Ended(u32, Verdict),
+    /// One that was withdrawn is gone.
+    Gone,
+    Due,
+    Began,
+    Suspicion,
+}
+
+impl Field {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        call: Arc<Call>,
+        links: Vec<Arc<Link>>,
+        level: Level,
+        once: Option<SentOnce>,
+        started: Instant,
+    ) -> Self {
+        let (free, running) = (links.into(), FuturesUnordered::new());
+        let (begun, answers) = (Vec::new(), Vec::new());
+        Self { shared, call, free, begun, running, answers, level, once, started }
+    }
+
+    /// The reply to deliver; `None` when all failed.
+    pub(crate) async fn run(&mut self, mut race: Race) -> Option<Response<Body>> {
+        let mut suspicions = self.call.rules.delay.map(|_| self.shared.members.suspicions());
+        let mut decision = race.begin();
+        loop {
+            match decision {
+                Decision::Start(n) => (0..n).for_each(|_| self.start()),
+                Decision::Again(attempt) => self.again(attempt),
+                Decision::Withdraw(attempts) => attempts.into_iter().for_each(|n| self.withdraw(n)),
+                Decision::Wait => {}
+                Decision::Deliver(number) => {
+                    self.shared.stats.cancelled.fetch_add(race.running() as u64, Relaxed);
+                    return self.deliver(number);
+                }
+                Decision::GiveUp => return None,
+            }
+            let wake = race.wake_at().map(|at| self.started + at);
+            let call = &self.call;
+            let event = tokio::select! {
+                biased;
+                Some(ended) = self.running.next() => match ended {
+                    Ok((number, verdict)) => Event::Ended(number, verdict),
+                    Err(_) => Event::Gone,
+                },
+                () = call.began.notified(), if call.rules.tied.is_some() => Event::Began,
+                () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => Event::Due,
+                () = changed(&mut suspicions), if wake.is_some() && suspicions.is_some() => Event::Suspicion,
+                else => return None,
+            };
+            decision = self.tell(&mut race, event);
+        }
+    }
+
+    fn tell(&mut self, race: &mut Race, event: Event) -> Decision {
+        let now = self.started.elapsed();
+        match event {
+            Event::Gone => Decision::Wait,
+            Event::Ended(number, verdict) => {
+                let outcome = self.outcome(&verdict);
+                self.account(&outcome);
+                self.ended(number, Ended::With(verdict));
+                let throttled = self.shared.brakes.is_throttled();
+                race.step(now, Input::Ended { attempt: number, outcome, throttled })
+            }
+            Event::Due => {
+                let allowed = self.may_copy(race);
+                race.step(now, Input::Due { allowed })
+            }
+            Event::Began => {
+                let begun = (1..).zip(&self.begun).find(|(_, b)| b.end.is_none() && b.progress.take_begun());
+                let Some((number, _)) = begun else { return Decision::Wait };
+                // There may be more.
+                self.call.began.notify_one();
+                race.step(now, Input::Began(number))
+            }
+            Event::Suspicion => {
+                let at = Instant::now();
+                let suspects: Vec<u32> = race.runners().filter(|n| self.is_suspect(*n, at)).collect();
+                for attempt in suspects {
+                    race.step(now, Input::Suspected(attempt));
+                }
+                Decision::Wait
+            }
+        }
+    }
+
+    fn is_suspect(&self, number: u32, now: Instant) -> bool {
+        self.attempt(number).is_some_and(|begun| begun.link.is_suspect(now))
+    }
+
+    /// Whether the copy that is due may go out.
+    fn may_copy(&mut self, race: &Race) -> bool {
+        let (brakes, stats) = (&self.shared.brakes, &self.shared.stats);
+        if brakes.is_throttled() {
+            stats.hedges_refused.fetch_add(1, Relaxed);
+            return false;
+        }
+        if race.is_replacement() {
+            return true;
+        }
+        let now = Instant::now();
+        // Whom others have found well goes first.
+        if let Some(well) = self.free.iter().position(|link| !link.is_suspect(now)) {
+            self.free.swap(0, well);
+        }
+        // Where all that runs is with members that are ill, and one is not: that is no extra load.
+        let well = self.free.front().is_some_and(|link| !link.is_suspect(now));
+        let rescue = well && race.runners().all(|number| self.is_suspect(number, now));
+        let allowed = rescue || (self.level != Level::Single && brakes.may_hedge());
+        let counter = if allowed { &stats.hedges } else { &stats.hedges_refused };
+        counter.fetch_add(1, Relaxed);
+        allowed
+    }
+
+    fn start(&mut self) {
+        if let Some(link) = self.free.pop_front() {
+            self.send(link);
+        }
+    }
+
+    /// Sends once more to the member that attempt was sent to.
+    fn again(&mut self, attempt: u32) {
+        self.shared.stats.transparent.fetch_add(1, Relaxed);
+        if let Some(link) = self.attempt(attempt).map(|begun| begun.link.clone()) {
+            self.send(link);
+        }
+    }
+
+    fn send(&mut self, link: Arc<Link>) {
+        self.shared.stats.attempts.fetch_add(1, Relaxed);
+        let progress = Arc::new(Progress::default());
+        let (abort, registration) = AbortHandle::new_pair();
+        let (at, end) = (Instant::now(), None);
+        self.begun.push(Begun { link: link.clone(), at, progress: progress.clone(), abort, end });
+        let attempt: BoxFuture<_> = Box::pin(attempt::run(self.call.clone(), link, self.count(), progress));
+        self.running.push(Abortable::new(attempt, registration));
+    }
+
+    fn withdraw(&mut self, number: u32) {
+        self.shared.stats.withdrawn.fetch_add(1, Relaxed);
+        self.ended(number, Ended::Withdrawn);
+        if let Some(begun) = self.attempt(number) {
+            begun.abort.abort();
+            let link = begun.link.clone();
+            // What is withdrawn is cancelled, whatever the connection bears: its member is one of ours.
+            link.may_cancel(Instant::now());
+            self.free.push_back(link);
+        }
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.begun.len()).unwrap_or(u32::MAX)
+    }
+
+    fn attempt(&self, number: u32) -> Option<&Begun> {
+        self.begun.get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
+    fn ended(&mut self, number: u32, how: Ended) {
+        let index = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
+        if let Some(begun) = index.and_then(|i| self.begun.get_mut(i)) {
+            begun.end = Some((begun.at.elapsed(), begun.progress.phase(), how));
+        }
+    }
+
+    fn outcome(&mut self, verdict: &Verdict) -> Outcome {
+        match verdict {
+            Verdict::Good(_, answer) => Outcome::Good { answer: self.number_of(answer) },
+            Verdict::Refused(error, _, pushback) => {
+                Outcome::Refused { code: error.code(), pushback: *pushback }
+            }
+            Verdict::Lost { never_sent, .. } => Outcome::Lost { never_sent: *never_sent },
+            Verdict::Broken { unprocessed, .. } => Outcome::Broken { unprocessed: *unprocessed },
+        }
+    }
+
+    fn number_of(&mut self, answer: &Bytes) -> u32 {
+        let known = self.answers.iter().position(|known| known == answer);
+        let index = known.unwrap_or_else(|| {
+            self.answers.push(answer.clone());
+            self.answers.len() - 1
+        });
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
+    /// gRFC A6: what counts for and against further copies.
+    fn account(&self, outcome: &Outcome) {
+        let fatal = self.call.rules.fatal;
+        match outcome {
+            Outcome::Good { .. } => self.shared.brakes.ended(true),
+            Outcome::Refused { pushback: Some(Pushback::Stop), .. } => self.shared.brakes.ended(false),
+            Outcome::Refused { code, .. } if !fatal.contains(*code) => self.shared.brakes.ended(false),
+            Outcome::Lost { never_sent: false } => self.shared.brakes.ended(false),
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, number: u32) -> Option<Response<Body>> {
+        let (attempts, elapsed) = (self.count(), self.started.elapsed());
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        let begun = self.begun.get_mut(index)?;
+        let (took, phase, ended) = begun.end.take()?;
+        let (mut reply, ending) = match ended {
+            Ended::With(Verdict::Good(reply, _)) => (reply, Ending::Won),
+            Ended::With(Verdict::Refused(error, reply, _)) => {
+                if arose_here(&error) {
+                    error.record();
+                }
+                (reply, Ending::Failed(error.code()))
+            }
+            _ => return None,
+        };
+        begun.end = Some((took, phase, Ended::Delivered(ending)));
+        // From here on it is known which of the others were far too slow.
+        let _ = self.call.won_in.set(took);
+        begun.link.wins.fetch_add(1, Relaxed);
+        let node = begun.link.peer.name.clone();
+        let sent_once = self.once.filter(|_| attempts == 1);
+        reply.extensions_mut().insert(Winner { node, attempts, elapsed, sent_once });
+        reply.extensions_mut().insert(Attempts(self.story().into()));
+        Some(reply)
+    }
+
+    /// The call's deadline has passed.
+    pub(crate) fn expire(&self) {
+        self.call.expired.store(true, Relaxed);
+    }
+
+    /// What became of each attempt of a call that was answered.
+    pub(crate) fn story(&self) -> Vec<Attempt> {
+        let tell = |(number, begun): (u32, &Begun)| {
+            let (took, phase, ending) = match &begun.end {
+                Some((took, phase, ended)) => (*took, *phase, ended.ending()),
+                None => (begun.at.elapsed(), begun.progress.phase(), Ending::Cancelled),
+            };
+            Attempt {
+                number,
+                node: begun.link.peer.name.clone(),
+                started_after: begun.at.saturating_duration_since(self.started),
+                took,
+                phase,
+                ending,
+                fate: begun.progress.fate(),
+            }
+        };
+        (1..).zip(&self.begun).map(tell).collect()
+    }
+
+    /// What became of each attempt of a call that failed.
+    pub(crate) fn reports(&self) -> Vec<Report> {
+        let report = |(number, begun): (u32, &Begun)| {
+            let Begun { link, at, progress, end, .. } = begun;
+            let (elapsed, phase, end) = match end {
+                Some((elapsed, phase, ended)) => (*elapsed, *phase, self.end(ended)),
+                None => (at.elapsed(), progress.phase(), End::Running),
+            };
+            Report { number, node: link.peer.name.clone(), uri: link.peer.uri.clone(), phase, elapsed, end }
+        };
+        (1..).zip(&self.begun).map(report).collect()
+    }
+
+    fn end(&self, ended: &Ended) -> End {
+        match ended {
+            Ended::With(
+                Verdict::Refused(error, ..) | Verdict::Lost { error, .. } | Verdict::Broken { error, .. },
+            ) => End::Failed(error.clone()),
+            Ended::With(Verdict::Good(_, answer)) => {
+                let number = self.answers.iter().position(|known| known == answer).unwrap_or_default();
+                End::Answered(u32::try_from(number).unwrap_or(u32::MAX))
+            }
+            Ended::Withdrawn => End::Withdrawn,
+            Ended::Delivered(_) => End::Running,
+        }
+    }
+}
+
+impl Ended {
+    fn ending(&self) -> Ending {
+        match self {
+            Self::With(Verdict::Good(..)) => Ending::Answered,
+            Self::With(verdict) => Ending::Failed(verdict.code()),
+            Self::Withdrawn => Ending::Withdrawn,
+            Self::Delivered(ending) => *ending,
+        }
+    }
+}
+
+impl Drop for Field {
+    /// Cancels what still runs; what its connection does not bear goes on for a while.
+    fn drop(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let losers = &self.shared.losers;
+        let mut going_on = 0;
+        for begun in self.begun.iter().filter(|begun| begun.end.is_none()) {
+            // What has not left yet needs no reset.
+            let unsent = begun.progress.phase() == Phase::Connect;
+            if unsent || begun.link.may_cancel(now) || !losers.have_room() {
+                begun.abort.abort();
+            } else {
+                going_on += 1;
+            }
+        }
+        if going_on > 0 {
+            self.shared.stats.left_to_finish.fetch_add(going_on as u64, Relaxed);
+            let mut rest = std::mem::take(&mut self.running);
+            losers.keep(going_on, async move { while rest.next().await.is_some() {} });
+        }
+    }
+}
+
+async fn changed(suspicions: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    if let Some(suspicions) = suspicions
+        && suspicions.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,137 @@
+//! What keeps replication from doing harm: settings, and the state that all calls of a channel share.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{
+    budget::{HedgeBudget, Throttle},
+    gate::Level,
+};
+
+/// How far replication may go. The defaults suit most services.
+///
+/// * Hedges (further copies by a delay) are at most 5 % of calls, after a burst of 10. Copies that replace a
+///   failed attempt, or one whose member is known to be dead or stuck, are no extra load and are not counted.
+/// * As the members get busier, [`Policy::All`](crate::Policy::All) becomes hedging, and then a single
+///   attempt; hedged and tied calls become single. How busy a member is it says itself
+///   (`wardkeep-load`), or its answers do by taking longer than at their best. Quorums stay what they are.
+/// * Losers are cancelled at once, but no more of them than a connection bears: on a connection to a server
+///   that is not known to be a node of ours, at most 100 in a second, and at most 10 that the server may not
+///   have seen. Beyond, a loser is left to finish for a second.
+/// * A connection is replaced, between calls, before all the losers cancelled on it can use up what h2
+///   allows them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Restraint {
+    pub(crate) hedge_ratio: f64,
+    pub(crate) hedge_burst: u32,
+    pub(crate) step_down: bool,
+    pub(crate) cancels_per_second: u32,
+    pub(crate) loser_grace: Duration,
+    pub(crate) renew_after: u64,
+}
+
+impl Default for Restraint {
+    fn default() -> Self {
+        Self {
+            hedge_ratio: 0.05,
+            hedge_burst: 10,
+            step_down: true,
+            cancels_per_second: 100,
+            loser_grace: Duration::from_secs(1),
+            renew_after: 2_000_000,
+        }
+    }
+}
+
+impl Restraint {
+    /// Hedges per call, and how many may go out before there were any calls to pay for them.
+    #[must_use]
+    pub fn hedge_budget(mut self, ratio: f64, burst: u32) -> Self {
+        (self.hedge_ratio, self.hedge_burst) = (ratio, burst);
+        self
+    }
+
+    /// Whether busy members are spared copies.
+    #[must_use]
+    pub fn step_down(mut self, step_down: bool) -> Self {
+        self.step_down = step_down;
+        self
+    }
+
+    /// Cancels on one connection to a server that is not known to be a node of ours.
+    #[must_use]
+    pub fn cancels_per_second(mut self, cancels: u32) -> Self {
+        self.cancels_per_second = cancels;
+        self
+    }
+
+    /// How long a loser that is not cancelled at once may go on.
+    #[must_use]
+    pub fn loser_grace(mut self, grace: Duration) -> Self {
+        self.loser_grace = grace;
+        self
+    }
+
+    /// Cancels after which a connection is replaced by a new one.
+    #[must_use]
+    pub fn renew_after(mut self, cancels: u64) -> Self {
+        self.renew_after = cancels;
+        self
+    }
+}
+
+/// What all calls of a channel share.
+pub(crate) struct Brakes {
+    budget: Mutex<HedgeBudget>,
+    throttle: Option<Mutex<Throttle>>,
+    step_down: bool,
+    level: AtomicU8,
+}
+
+impl Brakes {
+    pub(crate) fn new(restraint: &Restraint, throttle: Option<Throttle>) -> Self {
+        Self {
+            budget: Mutex::new(HedgeBudget::new(restraint.hedge_ratio, restraint.hedge_burst)),
+            throttle: throttle.map(Mutex::new),
+            step_down: restraint.step_down,
+            level: AtomicU8::new(0),
+        }
+    }
+
+    /// A call begins, while the members are so busy: what may be done for it.
+    pub(crate) fn call(&self, utilisation: f64) -> Level {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).call();
+        if !self.step_down {
+            return Level::Full;
+        }
+        let level = match self.level.load(Relaxed) {
+            0 => Level::Full,
+            1 => Level::Hedge,
+            _ => Level::Single,
+        };
+        let level = level.at(utilisation);
+        self.level.store(level as u8, Relaxed);
+        level
+    }
+
+    /// Whether a hedge may go out; if so, it is paid for.
+    pub(crate) fn may_hedge(&self) -> bool {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn is_throttled(&self) -> bool {
+        self.throttle.as_ref().is_some_and(|t| t.lock().unwrap_or_else(PoisonError::into_inner).is_throttled())
+    }
+
+    /// An attempt ended.
+    pub(crate) fn ended(&self, well: bool) {
+        let Some(throttle) = &self.throttle else { return };
+        let mut throttle = throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        if well { throttle.succeeded() } else { throttle.failed() }
+    }
+}
