@@ -63,6 +63,7 @@ mod request;
 mod stats;
 mod view;
 mod wellform;
+mod withdraw;
 
 use std::{
     fmt,
@@ -87,6 +88,7 @@ pub use member::{Member, Offer, ResponseExt, Winner};
 pub use policy::Policy;
 pub use stats::StatsSnapshot;
 pub use wellform::{WellFormed, WellFormedChannel};
+pub use withdraw::{Withdrawals, Withdrawn};
 
 use channel::{BoxFuture, Link};
 use error::CallError;
