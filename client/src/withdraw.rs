@@ -136,7 +136,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use futures_util::future::join_all;
-    use tokio::task::JoinHandle;
+    use tokio::task::JoinSet;
     use tonic::{Request, Response, Status};
     use wardkeep_proto::v1::{
         WithdrawReply,
@@ -174,18 +174,20 @@ mod tests {
                 Manner::Unable => return Err(Status::unimplemented("no such service")),
                 Manner::Answers => {}
             }
-            let fate = |attempt: u32| if attempt % 2 == 0 { Fate::Queued } else { Fate::Unknown };
+            let fate = |attempt: u32| if attempt.is_multiple_of(2) { Fate::Queued } else { Fate::Unknown };
             let end =
                 |attempt: AttemptRef| AttemptEnd { fate: fate(attempt.attempt).into(), ..Default::default() };
             Ok(Response::new(WithdrawReply { attempts: attempts.into_iter().map(end).collect() }))
         }
     }
 
-    fn member(manner: Manner) -> (Member, Withdrawals, JoinHandle<()>) {
+    fn member(manner: Manner) -> (Member, Withdrawals, JoinSet<()>) {
         let manner = Arc::new(Mutex::new(manner));
         let member = Member { manner, came: Arc::default(), start: Instant::now() };
         let (withdrawals, run) = Withdrawals::new(ReplicaServer::new(member.clone()));
-        (member, withdrawals, tokio::task::spawn(run))
+        let mut runs = JoinSet::new();
+        runs.spawn(run);
+        (member, withdrawals, runs)
     }
 
     const QUEUED: Withdrawn = Withdrawn::Ended { fate: Fate::Queued, wall: None, busy: None };
@@ -196,7 +198,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_goes_at_once_those_soon_after_go_together_and_many_do_not_wait() {
-        let (member, withdrawals, run) = member(Manner::Answers);
+        let (member, withdrawals, mut runs) = member(Manner::Answers);
         assert_eq!(withdrawals.withdraw(Uuid::nil(), 0).await, QUEUED);
         let answers = join_all(ask(&withdrawals, 3)).await;
         assert_eq!(answers, [QUEUED, Withdrawn::Reset, QUEUED]);
@@ -205,12 +207,12 @@ mod tests {
         let zero = Duration::ZERO;
         assert_eq!(came, [(zero, 1), (PAUSE, 3), (PAUSE, 1_024), (PAUSE, 976)]);
         drop(withdrawals);
-        run.await.unwrap();
+        runs.join_next().await.unwrap().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_a_member_that_does_not_answer_nobody_waits_for_long_and_no_more_is_asked_than_fits() {
-        let (member, withdrawals, _run) = member(Manner::Silent);
+        let (member, withdrawals, _runs) = member(Manner::Silent);
         let start = Instant::now();
         assert_eq!(withdrawals.withdraw(Uuid::nil(), 0).await, Withdrawn::Reset);
         assert_eq!(start.elapsed(), PATIENCE);
@@ -226,7 +228,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_member_that_cannot_is_left_alone_for_a_while() {
-        let (member, withdrawals, _run) = member(Manner::Unable);
+        let (member, withdrawals, _runs) = member(Manner::Unable);
         for _ in 0..10 {
             assert_eq!(withdrawals.withdraw(Uuid::nil(), 0).await, Withdrawn::Reset);
         }

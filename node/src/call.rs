@@ -31,7 +31,7 @@ use crate::{
     context::{CallParts, Failure, Incarnation, WardContext},
     entrance::refuse,
     error::NodeError,
-    gate::{Full, Pass},
+    gate::{Full, Gate, Pass},
     load,
     panics::{self, Contained},
     tied, twins,
@@ -132,31 +132,35 @@ impl Call {
     /// # Errors
     /// Its work must not begin.
     pub(crate) async fn admit(&self) -> Result<Option<Arc<Pass>>, Error> {
-        let waited = context::scope(self.context.clone(), async {
-            let incarnation = self.incarnation();
-            // A look before the wait: without a gate there is none. And between the look at its route and here its
-            // ward may have begun to stop: nobody would wait for this call then.
-            if self.is_cut() || incarnation.stop.is_cancelled() {
-                return Err(self.cut_off());
-            }
-            let Some(gate) = &self.live.gate else { return Ok(None) };
-            let pass = tokio::select! {
-                biased;
-                () = self.cut.cancelled() => return Err(self.cut_off()),
-                () = incarnation.stop.cancelled() => return Err(stopped(incarnation)),
-                () = tokio::time::sleep_until(self.context.deadline) => return Err(self.cut_off()),
-                entered = gate.enter() => entered.map_err(|Full(pushback)| {
-                    let ward = incarnation.ward.to_string();
-                    Error::from(NodeError::QueueFull { ward, waiting: gate.waiting(), pushback })
-                })?,
-            };
-            Ok(Some(Arc::new(pass)))
-        });
-        let pass = waited.instrument(self.span.clone()).await?;
+        // Between the look at its route and here its ward may have begun to stop: nobody would wait for this call.
+        if self.is_cut() || self.incarnation().stop.is_cancelled() {
+            return Err(self.within(|| self.cut_off()));
+        }
+        let pass = match &self.live.gate {
+            Some(gate) => Some(Arc::new(self.wait_at(gate).await?)),
+            None => None,
+        };
         if self.attempt.as_ref().is_some_and(|attempt| !attempt.begin()) {
             return Err(self.within(|| self.cut_off()));
         }
         Ok(pass)
+    }
+
+    async fn wait_at(&self, gate: &Arc<Gate>) -> Result<Pass, Error> {
+        let incarnation = self.incarnation();
+        let entered = context::scope(self.context.clone(), async {
+            tokio::select! {
+                biased;
+                () = self.cut.cancelled() => Err(self.cut_off()),
+                () = incarnation.stop.cancelled() => Err(stopped(incarnation)),
+                () = tokio::time::sleep_until(self.context.deadline) => Err(self.cut_off()),
+                entered = gate.enter() => entered.map_err(|Full(pushback)| {
+                    let ward = incarnation.ward.to_string();
+                    NodeError::QueueFull { ward, waiting: gate.waiting(), pushback }.into()
+                }),
+            }
+        });
+        entered.instrument(self.span.clone()).await
     }
 
     /// Has the ward answer.

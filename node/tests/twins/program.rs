@@ -43,7 +43,7 @@ impl Held {
         self.pipe.read_exact(&mut [0; 2]).await.unwrap();
     }
 
-    async fn is_gone(mut self) {
+    async fn ends(mut self) {
         assert_eq!(self.pipe.read_to_end(&mut Vec::new()).await.unwrap(), 0);
     }
 }
@@ -84,7 +84,7 @@ async fn a_reset_kills_the_whole_group() {
         let call = tokio::spawn(caller.call(START, &run(&script), &[]));
         held.has_begun().await;
         call.abort();
-        held.is_gone().await;
+        held.ends().await;
         node.stop().await;
     })
     .await;
@@ -102,7 +102,7 @@ async fn a_withdrawal_kills_the_whole_group_and_tells_what_it_used() {
         held.has_begun().await;
         let ends = caller.withdraw(&[(id, 1)]).await;
         assert_eq!(ends[0].fate(), Fate::Running);
-        held.is_gone().await;
+        held.ends().await;
         let end = call.await.unwrap().end().await;
         assert_eq!(failure(&end), (Code::Cancelled, "WITHDRAWN".to_owned()));
         let busy: u64 = text(&end, "wardkeep-fate").rsplit_once("busy=").unwrap().1.parse().unwrap();
@@ -121,7 +121,7 @@ async fn a_deadline_kills_the_whole_group() {
         let deadline = [("grpc-timeout", "1S".to_owned())];
         let call = tokio::spawn(caller.call(START, &run(&script), &deadline));
         held.has_begun().await;
-        held.is_gone().await;
+        held.ends().await;
         assert_eq!(failure(&call.await.unwrap().end().await).0, Code::DeadlineExceeded);
         node.stop().await;
     })
@@ -136,7 +136,7 @@ async fn what_a_program_leaves_behind_in_its_group_ends_with_it() {
         let script = format!("exec 3>{}; sleep 1000 & exit 0", held.path.display());
         let end = caller.call(START, &run(&script), &[]).await.end().await;
         assert_eq!(failure(&end).0, Code::Ok);
-        held.is_gone().await;
+        held.ends().await;
         node.stop().await;
     })
     .await;
