@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["error", "fleet", "stewardship", "directory", "operator"]
+    let files = ["error", "fleet", "stewardship", "directory", "operator", "replica"]
         .map(|name| format!("wardkeep/v1/{name}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;

@@ -75,6 +75,7 @@ mod track;
 mod view;
 mod wellform;
 mod window;
+mod withdraw;
 
 use std::{
     fmt,
@@ -104,6 +105,7 @@ pub use policy::{HedgeDelay, Policy};
 pub use restraint::Restraint;
 pub use stats::{MemberStats, StatsSnapshot};
 pub use wellform::{WellFormed, WellFormedChannel};
+pub use withdraw::{Withdrawals, Withdrawn};
 
 use channel::BoxFuture;
 use error::CallError;

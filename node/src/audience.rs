@@ -23,8 +23,14 @@ pub enum Audience {
 }
 
 /// What a failure may carry to strangers.
-const ALLOWED: [HeaderName; 3] =
-    [header::CONTENT_TYPE, HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-encoding")];
+const ALLOWED: [HeaderName; 4] = [
+    header::CONTENT_TYPE,
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-encoding"),
+    context::RETRY_PUSHBACK,
+];
+/// What no reply tells them: how busy we are.
+const INTERNAL: [HeaderName; 2] = [context::LOAD, context::FATE];
 
 /// Takes from a stranger's request what only our own may say: which way it has come.
 pub(crate) fn doubt(mut request: Request<Body>) -> Request<Body> {
@@ -45,6 +51,7 @@ pub(crate) fn veil(response: Response<Body>) -> Response<Body> {
 
 /// Replaces all that a failure's headers or trailers say by what may be said.
 fn veil_failure(headers: &mut HeaderMap) {
+    INTERNAL.iter().for_each(|key| _ = headers.remove(key));
     let Some((error, _)) = read_headers(headers) else { return };
     let covered: Vec<_> = headers.keys().filter(|key| !ALLOWED.contains(key)).cloned().collect();
     for key in covered {

@@ -23,12 +23,15 @@ use tokio_util::{
     task::{AbortOnDropHandle, task_tracker::TaskTrackerToken},
 };
 use tonic::{Status, body::Body};
-use wardkeep_proto::{
-    Error,
-    context::{self, RequestContext},
-};
+use wardkeep_proto::Error;
 
-use crate::{entrance, heart::WorkGuard, panics, ward::Live, wellform};
+use crate::{
+    call::{self, Call},
+    calls::Ticket,
+    gate::Pass,
+    heart::WorkGuard,
+    panics, wellform,
+};
 
 /// How long a body that is being polled at its deadline is left alone before the next try.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -37,7 +40,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Claim {
     pub(crate) _cancel: DropGuard,
     pub(crate) work: Arc<WorkGuard>,
+    pub(crate) _pass: Option<Arc<Pass>>,
     pub(crate) _token: TaskTrackerToken,
+    pub(crate) _ticket: Option<Ticket>,
 }
 
 /// A request's body. While the handler waits for more of it, the ward is not what is slow.
@@ -109,35 +114,25 @@ pub(crate) struct CallBody {
     /// Read ahead: a response that is complete lets go of its ward before it is sent.
     next: Option<Frame<Bytes>>,
     over: bool,
-    live: Arc<Live>,
-    context: RequestContext,
+    call: Arc<Call>,
     deadline: Pin<Box<tokio::time::Sleep>>,
-    aborted: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     watch: Option<AbortOnDropHandle<()>>,
-    span: tracing::Span,
 }
 
 type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
 
 impl CallBody {
-    pub(crate) fn new(
-        inner: Body,
-        claim: Claim,
-        live: Arc<Live>,
-        context: RequestContext,
-        span: tracing::Span,
-    ) -> Self {
+    pub(crate) fn new(inner: Body, claim: Claim, call: Arc<Call>) -> Self {
         let over = inner.is_end_stream();
         Self {
             held: Arc::new(Mutex::new((!over).then_some(Held { inner, claim }))),
             next: None,
             over,
-            deadline: Box::pin(tokio::time::sleep_until(context.deadline)),
-            aborted: Box::pin(live.incarnation.abort.clone().cancelled_owned()),
+            deadline: Box::pin(tokio::time::sleep_until(call.context.deadline)),
+            cut: Box::pin(call.cut.clone().cancelled_owned()),
             watch: None,
-            live,
-            context,
-            span,
+            call,
         }
     }
 
@@ -146,7 +141,8 @@ impl CallBody {
         let polled: Option<Result<Polled, Error>> = lock(&self.held).as_mut().map(|held| {
             held.claim.work.resume();
             let inner = Pin::new(&mut held.inner);
-            context::sync_scope(self.context.clone(), || panics::contain(|| inner.poll_frame(cx)))
+            let poll = || call::metered(self.call.attempt.as_deref(), || inner.poll_frame(cx));
+            self.call.within(|| panics::contain(poll))
         });
         let Some(polled) = polled else { return Poll::Ready(Some(self.cut_off())) };
         match polled {
@@ -157,15 +153,21 @@ impl CallBody {
                 Poll::Ready(None)
             }
             Ok(Poll::Ready(Some(Err(status)))) => {
-                let error = context::sync_scope(self.context.clone(), || Error::from_status(&status));
+                let error = self.call.within(|| Error::from_status(&status));
                 Poll::Ready(Some(self.fail(error)))
             }
             Ok(Poll::Ready(Some(Ok(mut frame)))) => {
+                // The fence: what was left behind has no say any more.
+                if self.call.incarnation().abort.is_cancelled() {
+                    self.call.live.fence();
+                    return Poll::Ready(Some(self.cut_off()));
+                }
                 if let Some(trailers) = frame.trailers_mut() {
-                    let origin = self.live.incarnation.origin();
-                    context::sync_scope(self.context.clone(), || wellform::headers(trailers, origin));
+                    let origin = self.call.incarnation().origin();
+                    self.call.within(|| wellform::headers(trailers, origin));
                     self.finish();
-                } else if self.is_cut_off() {
+                    self.call.seal(trailers);
+                } else if self.call.is_cut() {
                     return Poll::Ready(Some(self.cut_off()));
                 }
                 Poll::Ready(Some(frame))
@@ -196,42 +198,27 @@ impl CallBody {
     /// A body is polled only while its caller reads. The watch does not depend on that.
     fn watch_over(&mut self) {
         if self.watch.is_none() {
-            let (held, deadline) = (self.held.clone(), self.context.deadline);
-            let abort = self.live.incarnation.abort.clone();
-            let watch = self.live.incarnation.runtime.spawn(let_go_in_time(held, deadline, abort));
+            let (held, deadline, cut) =
+                (self.held.clone(), self.call.context.deadline, self.call.cut.clone());
+            let watch = self.call.incarnation().runtime.spawn(let_go_in_time(held, deadline, cut));
             self.watch = Some(AbortOnDropHandle::new(watch));
         }
     }
 
-    fn is_cut_off(&self) -> bool {
-        self.live.incarnation.abort.is_cancelled() || Instant::now() >= self.context.deadline
-    }
-
-    /// The end of a body whose ward was stopped, or whose time is up.
+    /// The end of a body whose ward was stopped, that was withdrawn, or whose time is up.
     fn cut_off(&mut self) -> Frame<Bytes> {
-        let error = context::sync_scope(self.context.clone(), || {
-            if self.live.incarnation.abort.is_cancelled() {
-                entrance::stopped(&self.live.incarnation)
-            } else {
-                entrance::deadline_passed(&self.context)
-            }
-        });
+        let error = self.call.within(|| self.call.cut_off());
         self.fail(error)
     }
 
     /// Ends the body with this error in its trailers.
     fn fail(&mut self, error: Error) -> Frame<Bytes> {
         self.finish();
-        let incarnation = &self.live.incarnation;
-        let here = error.as_proto().node.is_empty();
-        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
-        if here {
-            incarnation.ledger.write(&error);
-        }
-        entrance::crash_if_panicked(&self.live, &error, &self.span);
+        let error = self.call.settle(error);
         let mut trailers = HeaderMap::new();
         // Our own header values are always valid.
         let _ = Status::from(error).add_header(&mut trailers);
+        self.call.seal(&mut trailers);
         Frame::trailers(trailers)
     }
 
@@ -243,10 +230,10 @@ impl CallBody {
     }
 }
 
-/// Lets go of a body at the call's deadline, or when its ward is stopped for good.
-async fn let_go_in_time(held: Shared, deadline: Instant, abort: CancellationToken) {
+/// Lets go of a body at the call's deadline, or when it is cut off before.
+async fn let_go_in_time(held: Shared, deadline: Instant, cut: CancellationToken) {
     tokio::select! {
-        () = abort.cancelled() => {}
+        () = cut.cancelled() => {}
         () = tokio::time::sleep_until(deadline) => {}
     }
     loop {
@@ -268,7 +255,7 @@ impl http_body::Body for CallBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
-        let span = this.span.clone();
+        let span = this.call.span.clone();
         let _entered = span.enter();
         let ready = match this.next.take() {
             Some(frame) => frame,
@@ -277,8 +264,8 @@ impl http_body::Body for CallBody {
                 Poll::Ready(Some(frame)) => frame,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    let cut_off = this.aborted.as_mut().poll(cx).is_ready()
-                        || this.deadline.as_mut().poll(cx).is_ready();
+                    let cut_off =
+                        this.cut.as_mut().poll(cx).is_ready() || this.deadline.as_mut().poll(cx).is_ready();
                     if !cut_off {
                         return Poll::Pending;
                     }

@@ -94,7 +94,7 @@ impl Services {
     + Send
     + 'static {
         let ledger = self.ledger.unwrap_or_else(Ledger::of_nobody);
-        Entrance::new(name.into(), self.ways, Default::default(), ledger)
+        Entrance::new(name.into(), self.ways, Default::default(), ledger, Default::default())
     }
 }
 

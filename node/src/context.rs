@@ -2,7 +2,7 @@
 //! that it should stop.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -18,10 +18,14 @@ use wardkeep_proto::{
 };
 
 use crate::{
+    call::metered,
+    calls::Attempt,
     error::NodeError,
+    gate::Pass,
     heart::{Heart, WorkGuard},
     ledger::Ledger,
     panics,
+    ward::{Output, Program, errand, guard::Guard},
     wellform::Origin,
 };
 
@@ -44,6 +48,8 @@ pub(crate) struct Incarnation {
     pub(crate) ledger: Ledger,
     /// The same, for what its calls run into.
     pub(crate) recorder: Recorder,
+    /// Watches over programs that are run for its calls.
+    pub(crate) guard: Arc<Guard>,
     failure: OnceLock<Failure>,
     failed: Notify,
     pub(crate) status: tokio::sync::watch::Sender<String>,
@@ -65,6 +71,7 @@ impl Incarnation {
         heart: Arc<Heart>,
         runtime: Handle,
         ledger: Ledger,
+        guard: Arc<Guard>,
     ) -> Arc<Self> {
         Arc::new(Self {
             recorder: ledger.recorder(node.clone(), ward.clone(), number),
@@ -77,6 +84,7 @@ impl Incarnation {
             work: TaskTracker::new(),
             runtime,
             ledger,
+            guard,
             failure: OnceLock::new(),
             failed: Notify::new(),
             status: tokio::sync::watch::Sender::new(String::new()),
@@ -114,13 +122,18 @@ impl Incarnation {
 #[derive(Clone, Debug)]
 pub struct WardContext {
     incarnation: Arc<Incarnation>,
-    call: Option<Arc<Call>>,
+    call: Option<Arc<CallParts>>,
 }
 
+/// What a context knows of its call.
 #[derive(Debug)]
-struct Call {
-    request: RequestContext,
-    cancel: CancellationToken,
+pub(crate) struct CallParts {
+    pub(crate) request: RequestContext,
+    pub(crate) cancel: CancellationToken,
+    /// Whose cost is kept account of, if it is.
+    pub(crate) attempt: Option<Arc<Attempt>>,
+    /// Its place in its ward, while it has one.
+    pub(crate) pass: Weak<Pass>,
 }
 
 impl WardContext {
@@ -128,12 +141,16 @@ impl WardContext {
         Self { incarnation, call: None }
     }
 
-    pub(crate) fn of_call(
-        incarnation: Arc<Incarnation>,
-        request: RequestContext,
-        cancel: CancellationToken,
-    ) -> Self {
-        Self { incarnation, call: Some(Arc::new(Call { request, cancel })) }
+    pub(crate) fn of_call(incarnation: Arc<Incarnation>, call: CallParts) -> Self {
+        Self { incarnation, call: Some(Arc::new(call)) }
+    }
+
+    pub(crate) fn attempt(&self) -> Option<Arc<Attempt>> {
+        self.call.as_ref()?.attempt.clone()
+    }
+
+    pub(crate) fn of_incarnation(&self) -> &Incarnation {
+        &self.incarnation
     }
 
     /// Writes an error down as one that arose in this ward, without ending anything: it is logged, its ID
@@ -182,6 +199,26 @@ impl WardContext {
     /// Waits until it is cancelled.
     pub async fn cancelled(&self) {
         self.cancellation().cancelled().await;
+    }
+
+    /// Runs a program as part of this ward and call, in a process group of its own. The whole group is killed
+    /// (SIGKILL) as soon as this future is dropped, the context is cancelled or the deadline passes, and what is left of
+    /// it once the program has ended; with the node that is killed it ends, too. Of the program its path, arguments,
+    /// environment and directory count. It reads nothing.
+    ///
+    /// ```
+    /// # use wardkeep_node::{Program, WardContext};
+    /// # use wardkeep_proto::Error;
+    /// async fn solve(context: &WardContext, file: &str) -> Result<Vec<u8>, Error> {
+    ///     Ok(context.run(&Program::new("minisat").arg(file)).await?.stdout)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// It cannot be started ([`NodeError::CannotStart`]); or it was killed before its end
+    /// ([`NodeError::Cancelled`]). How it ended is for the caller to judge.
+    pub async fn run(&self, program: &Program) -> Result<Output, Error> {
+        errand::run(self, program).await
     }
 
     /// Whether there is no point in going on.
@@ -238,15 +275,21 @@ impl WardContext {
         F: FnOnce(&Self) -> T + Send + 'static,
     {
         let context = self.clone();
-        let claim = Claim { _work: self.incarnation.heart.work(), _token: self.incarnation.work.token() };
+        let claim = Claim {
+            _work: self.incarnation.heart.work(),
+            // It has its call's place for as long as it has a thread.
+            _pass: self.call.as_ref().and_then(|call| call.pass.upgrade()),
+            _token: self.incarnation.work.token(),
+        };
         let span = tracing::Span::current();
         let run = self.incarnation.runtime.spawn_blocking(move || {
             let _claim = claim;
             let _entered = span.enter();
             // The error of a panic is made within the request's scope: it knows the way it came.
+            let run = || panics::contain(|| metered(context.attempt().as_deref(), || work(&context)));
             match context.request().cloned() {
-                Some(request) => context::sync_scope(request, || panics::contain(|| work(&context))),
-                None => panics::contain(|| work(&context)),
+                Some(request) => context::sync_scope(request, run),
+                None => run(),
             }
         });
         async move {
@@ -289,5 +332,6 @@ impl Drop for WorkUnit {
 /// Held by blocking work for as long as it runs.
 struct Claim {
     _work: WorkGuard,
+    _pass: Option<Arc<Pass>>,
     _token: TaskTrackerToken,
 }

@@ -36,6 +36,54 @@ pub enum NodeError {
         /// The method called.
         method: String,
     },
+    /// As many calls as may wait for the ward do so.
+    #[error("{waiting} calls wait for ward {ward}, as many as may")]
+    QueueFull {
+        /// The ward.
+        ward: String,
+        /// How many wait.
+        waiting: usize,
+        /// About when there will be room.
+        pushback: Duration,
+    },
+    /// A request that no caller should send.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The caller wants no answer any more: another node gave it.
+    #[error("{method} was withdrawn by its caller")]
+    Withdrawn {
+        /// The method called.
+        method: String,
+    },
+    /// A call came again after it had ended well, and its reply is not kept any more.
+    #[error("this call of {method} was carried out before, and its reply is not kept any more")]
+    AlreadyDone {
+        /// The method called.
+        method: String,
+    },
+    /// A call came again with another request.
+    #[error("this call of {method} has the ID of another one, with another request")]
+    RequestIdReused {
+        /// The method called.
+        method: String,
+    },
+    /// A request that must be remembered is too long for that.
+    #[error("a request of {method} is longer than {limit} bytes, of which no more can be remembered")]
+    RequestTooLong {
+        /// The method called.
+        method: String,
+        /// What the ward may remember.
+        limit: usize,
+    },
+    /// As many calls are carried out as can be remembered.
+    #[error("ward {0} carries out as many calls as it can remember")]
+    TooManyToRemember(String),
+    /// The handler's metadata does not fit into the reply to a tied request.
+    #[error("the head of the reply of {method} is longer than a tied request can be told")]
+    HeadTooLong {
+        /// The method called.
+        method: String,
+    },
     /// The work was cancelled: the caller has gone, or its ward is stopping.
     #[error("the work was cancelled")]
     Cancelled,
@@ -126,6 +174,14 @@ impl Kind for NodeError {
             Self::Draining(_) => "NODE_DRAINING",
             Self::Stopped(_) => "WARD_STOPPED",
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
+            Self::QueueFull { .. } => "QUEUE_FULL",
+            Self::BadRequest(_) => "BAD_REQUEST",
+            Self::Withdrawn { .. } => "WITHDRAWN",
+            Self::AlreadyDone { .. } => "ALREADY_DONE",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::RequestTooLong { .. } => "REQUEST_TOO_LONG",
+            Self::TooManyToRemember(_) => "TOO_MANY_TO_REMEMBER",
+            Self::HeadTooLong { .. } => "HEAD_TOO_LONG",
             Self::Cancelled => "CANCELLED",
             Self::WorkDropped { .. } => "WORK_DROPPED",
             Self::ProgramEnded { .. } => "PROGRAM_ENDED",
@@ -145,9 +201,17 @@ impl Kind for NodeError {
             Self::NoSuchService { .. } => Code::Unimplemented,
             Self::WardNotRunning { .. } | Self::Draining(_) | Self::Stopped(_) => Code::Unavailable,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
-            Self::Cancelled => Code::Cancelled,
+            Self::Cancelled | Self::Withdrawn { .. } => Code::Cancelled,
+            Self::QueueFull { .. } | Self::RequestTooLong { .. } | Self::TooManyToRemember(_) => {
+                Code::ResourceExhausted
+            }
+            Self::AlreadyDone { .. } => Code::AlreadyExists,
+            Self::HeadTooLong { .. } => Code::Internal,
             Self::WorkDropped { .. } => Code::Aborted,
-            Self::NotLoopback { .. } | Self::Misconfigured(_) => Code::InvalidArgument,
+            Self::NotLoopback { .. }
+            | Self::Misconfigured(_)
+            | Self::BadRequest(_)
+            | Self::RequestIdReused { .. } => Code::InvalidArgument,
             Self::OldEpoch { .. } | Self::NoMandate | Self::OtherIncarnation { .. } => {
                 Code::FailedPrecondition
             }
@@ -164,8 +228,17 @@ impl Kind for NodeError {
             Self::WardNotRunning { .. } | Self::Draining(_) | Self::Stopped(_) => {
                 "The service is restarting. Please try again in a moment."
             }
+            Self::BadRequest(_) => "The request is not valid. Please check what you sent.",
             Self::DeadlineExceeded { .. } => "It took too long. Please try again.",
-            Self::Cancelled => "The request was cancelled.",
+            Self::Cancelled | Self::Withdrawn { .. } => "The request was cancelled.",
+            Self::AlreadyDone { .. } => "That has been done already.",
+            Self::RequestIdReused { .. } | Self::RequestTooLong { .. } => {
+                "The request is not valid. Please check what you sent."
+            }
+            Self::QueueFull { .. } | Self::TooManyToRemember(_) => {
+                "The service is busy. Please try again in a moment."
+            }
+            Self::HeadTooLong { .. } => "Something went wrong on our side. Please report this ID.",
             Self::WorkDropped { .. } => "Some work was given up. Please try again.",
             _ => "The service could not be set up. Please tell its operators.",
         }
@@ -178,6 +251,8 @@ impl Kind for NodeError {
                 Some(Duration::from_millis(200))
             }
             Self::DeadlineExceeded { .. } => Some(Duration::ZERO),
+            Self::QueueFull { pushback, .. } => Some(*pushback),
+            Self::TooManyToRemember(_) => Some(Duration::from_millis(100)),
             _ => None,
         }
     }

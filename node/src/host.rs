@@ -69,6 +69,8 @@ struct Hosted {
     started_at: Option<chrono::DateTime<Utc>>,
     last_error_id: String,
     status: String,
+    /// Told so far: see [`Route`].
+    fenced: u64,
     work_begun: u64,
     work_ended: u64,
     oldest_work: Option<Duration>,
@@ -114,6 +116,7 @@ impl Host {
                 started_at: None,
                 last_error_id: String::new(),
                 status: String::new(),
+                fenced: 0,
                 work_begun: 0,
                 work_ended: 0,
                 oldest_work: None,
@@ -239,6 +242,7 @@ impl Host {
             hosted.heart.clone(),
             runtime,
             ledger,
+            guard.clone(),
         );
         let (stop, stopped) = watch::channel(None);
         let (ready, is_ready) = oneshot::channel();
@@ -378,6 +382,7 @@ impl Host {
             exit,
             status: hosted.status.clone(),
             at: Some(timestamp(Utc::now())),
+            fenced_replies: hosted.route.fenced.load(Relaxed),
         });
     }
 
@@ -396,11 +401,16 @@ impl Host {
                 cut(&mut said, LONGEST_STATUS);
                 said
             });
+            let fenced = hosted.route.fenced.load(Relaxed);
+            let mut news = std::mem::replace(&mut hosted.fenced, fenced) != fenced;
             if let Some(said) = said
                 && !said.is_empty()
                 && said != hosted.status
             {
                 hosted.status = said;
+                news = true;
+            }
+            if news {
                 self.note(slot, None);
             }
         }
@@ -477,6 +487,7 @@ impl Hosted {
             held: self.held,
             failed: self.failed,
             usage: self.usage(),
+            fenced_replies: self.route.fenced.load(Relaxed),
         }
     }
 

@@ -20,19 +20,25 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use wardkeep_proto::{Error, machine_name, timestamp, v1};
+use wardkeep_proto::{
+    Error, machine_name, timestamp,
+    v1::{self, replica_server::ReplicaServer},
+};
 use wardkeep_steward::GroupSpec;
 
 use crate::{
     audience::Audience,
     built_in::Services,
+    calls::Calls,
     entrance::{Entrance, Way},
     error::NodeError,
     host::Host,
     keeper::{self, NodeSnapshot, Order, Setup},
     ledger::Ledger,
     mandate::Mandate,
+    methods::Methods,
     panics, reexec,
+    replica::Replica,
     server::{self, Limits},
     ward::{Route, Ward},
     wire,
@@ -172,15 +178,23 @@ impl NodeBuilder {
         let listener = TcpListener::from_std(listener).map_err(cannot)?;
         let supervisor = self.supervisor.as_deref().map(wardkeep_client::endpoint).transpose()?;
 
-        let wards: Vec<_> = self.wards.iter().map(|w| (w.clone(), Route::new(w.spec.name.clone()))).collect();
+        let methods = Methods::read(&self.descriptors)?;
+        let with_route = |ward: &Ward| {
+            let route = ward.route(&methods).map_err(NodeError::Misconfigured)?;
+            Ok::<_, Error>((ward.clone(), route))
+        };
+        let wards = self.wards.iter().map(with_route).collect::<Result<Vec<_>, _>>()?;
         let (health, health_server) = tonic_health::server::health_reporter();
-        let built_in = Services::new().with(health_server).reflecting(&self.descriptors)?;
+        let calls = Arc::new(Calls::default());
+        let replica = ReplicaServer::new(Replica(calls.clone()));
+        let built_in = Services::new().with(health_server).with(replica).reflecting(&self.descriptors)?;
         let ways = self.ways(built_in.into_ways(), &wards)?;
 
         let draining = Arc::new(AtomicBool::new(false));
         let ledger = Ledger::new();
-        let entrance = Entrance::new(self.name.as_str().into(), ways, draining.clone(), ledger.clone())
-            .for_audience(self.audience);
+        let entrance =
+            Entrance::new(self.name.as_str().into(), ways, draining.clone(), ledger.clone(), calls)
+                .for_audience(self.audience);
         let boot = Uuid::now_v7();
         let info = self.info(address, boot);
         let (orders, inbox) = mpsc::channel(ORDERS);

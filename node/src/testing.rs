@@ -63,7 +63,9 @@ impl TestContext {
         let ledger = Ledger::new();
         let heart = Arc::new(Heart::new(None));
         let runtime = tokio::runtime::Handle::current();
-        let incarnation = Incarnation::new("test".into(), ward.into(), 1, heart, runtime, ledger.clone());
+        let guard = Arc::default();
+        let incarnation =
+            Incarnation::new("test".into(), ward.into(), 1, heart, runtime, ledger.clone(), guard);
         Self { context: WardContext::of_ward(incarnation.clone()), incarnation, ledger }
     }
 

@@ -32,6 +32,9 @@ async fn hangs_and_is_replaced(how: &'static str) {
     // Its late reply is fenced off.
     let late = hanging.await.unwrap().unwrap_err();
     assert_eq!((late.code(), well_formed(&late).kind()), (Code::Unavailable, "WARD_STOPPED"));
+    // Where there was one: blocking work does not reply by itself.
+    let replies = u64::from(how == "park");
+    node.until(|now| find(now, "trouble").fenced_replies == replies).await;
     node.stop().await;
 }
 

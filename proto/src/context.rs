@@ -14,6 +14,9 @@ use crate::{machine_name, timestamp, v1};
 
 /// The request's UUIDv7, the same for all attempts.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("wardkeep-request-id");
+/// The UUIDv7 of one call, the same for all its attempts. Only calls made while serving a request have
+/// one: they share its request ID.
+pub const CALL_ID: HeaderName = HeaderName::from_static("wardkeep-call-id");
 /// The attempt's number, from 1.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("wardkeep-attempt");
 /// Which node answered.
@@ -22,6 +25,25 @@ pub const NODE: HeaderName = HeaderName::from_static("wardkeep-node");
 pub const WARD: HeaderName = HeaderName::from_static("wardkeep-ward");
 /// Which incarnation of it.
 pub const INCARNATION: HeaderName = HeaderName::from_static("wardkeep-incarnation");
+/// `1` in a request: the head of the reply is wanted when its work begins. See [`BEGAN`].
+pub const TIED: HeaderName = HeaderName::from_static("wardkeep-tied");
+/// `1` in the head of a reply to a tied request: the work has begun. What else the head would have said
+/// comes in the body, before all messages, in a frame with the flag [`HEAD_FLAG`].
+pub const BEGAN: HeaderName = HeaderName::from_static("wardkeep-began");
+/// In trailers, of calls that came with a request ID: how busy the ward is, from `0.00` to `1.00`.
+pub const LOAD: HeaderName = HeaderName::from_static("wardkeep-load");
+/// In the trailers of an attempt that was withdrawn: how far it had come, and what it cost in microseconds,
+/// as in `running;wall=1234;busy=56`, or `queued`.
+pub const FATE: HeaderName = HeaderName::from_static("wardkeep-fate");
+/// In the head of a reply that comes from a call's twin: `joined` if it was running, `replayed` if it had ended.
+pub const TWIN: HeaderName = HeaderName::from_static("wardkeep-twin");
+/// How long to wait before the next attempt, in milliseconds: gRFC A6.
+pub const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// The flag of a frame of a tied reply's body that holds what its head did not say. A length (four bytes,
+/// big-endian, at most [`MOST_HEAD_BYTES`]) and lines (`name: value` CR LF) follow, as in trailers of gRPC-Web.
+pub const HEAD_FLAG: u8 = 0x80;
+/// Longest text of such a frame.
+pub const MOST_HEAD_BYTES: usize = 16 * 1024;
 /// The way the request has come: an encoded [`v1::Path`].
 pub const HOPS: HeaderName = HeaderName::from_static("wardkeep-hops-bin");
 /// Time left, in gRPC's own form.
@@ -83,7 +105,7 @@ impl RequestContext {
     pub fn from_headers(method: &str, headers: &HeaderMap, now: Instant) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
         Self {
-            request_id: text(&REQUEST_ID).and_then(|t| Uuid::parse_str(t).ok()).unwrap_or_else(Uuid::now_v7),
+            request_id: id(headers, &REQUEST_ID).unwrap_or_else(Uuid::now_v7),
             attempt: text(&ATTEMPT).and_then(|t| t.parse().ok()).unwrap_or(1),
             method: method.into(),
             deadline: now + text(&GRPC_TIMEOUT).and_then(parse_timeout).unwrap_or(DEFAULT_DEADLINE),
@@ -133,6 +155,17 @@ impl RequestContext {
             headers.insert(HOPS, hops);
         }
     }
+}
+
+fn id(headers: &HeaderMap, name: &HeaderName) -> Option<Uuid> {
+    headers.get(name).and_then(|v| Uuid::try_parse_ascii(v.as_bytes()).ok())
+}
+
+/// What tells an incoming call from all others, whatever its attempt. `None` if it has no request ID, or one that
+/// it may share: calls made while serving a request have the request's, and need one of their own ([`CALL_ID`]).
+pub fn call_id(headers: &HeaderMap, context: &RequestContext) -> Option<Uuid> {
+    let request = id(headers, &REQUEST_ID)?;
+    id(headers, &CALL_ID).or_else(|| (context.hops.len() <= 1).then_some(request))
 }
 
 /// Whoever calls without being called itself is the first hop.
@@ -245,6 +278,27 @@ mod tests {
         assert_eq!(context.attempt, 1);
         assert_eq!(context.remaining(now), DEFAULT_DEADLINE);
         assert_eq!(context.trace_id(), None);
+    }
+
+    #[test]
+    fn a_call_is_told_by_its_request_unless_it_was_made_while_serving_one() {
+        let now = Instant::now();
+        let outer = RequestContext::from_headers("/a.B/C", &HeaderMap::new(), now);
+        let mut headers = HeaderMap::new();
+        let id = |headers: &HeaderMap| {
+            let context = RequestContext::from_headers("/a.B/C", headers, now);
+            call_id(headers, &context)
+        };
+        assert_eq!(id(&headers), None);
+        outer.write(&mut headers, now);
+        assert_eq!(id(&headers), Some(outer.request_id));
+        let mut serving = RequestContext::from_headers("/a.B/C", &headers, now);
+        serving.enter("n", "w", 1);
+        serving.write(&mut headers, now);
+        assert_eq!(id(&headers), None);
+        let own = Uuid::now_v7();
+        headers.insert(CALL_ID, own.to_string().parse().unwrap());
+        assert_eq!(id(&headers), Some(own));
     }
 
     #[test]

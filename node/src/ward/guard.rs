@@ -84,6 +84,23 @@ impl Guard {
         self.state().mount();
     }
 
+    /// Starts a program that leads a group of its own. Until it is known here nobody can ask whether it is: else
+    /// one that ends at once might be reaped as an orphan.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) fn start(self: &Arc<Self>, command: &mut Command) -> io::Result<(Child, Group)> {
+        let mut state = self.state();
+        state.mount();
+        let child = command.spawn()?;
+        let leader = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let leader = leader.ok_or_else(|| io::Error::other("it cannot be watched"))?;
+        state.groups.insert(leader);
+        state.tell('+', leader);
+        drop(state);
+        Ok((child, Group { id: Pid::from_raw(leader), guard: self.clone() }))
+    }
+
     /// Takes on the group that this process leads.
     pub(super) fn watch(self: &Arc<Self>, leader: Pid) -> Group {
         let mut state = self.state();

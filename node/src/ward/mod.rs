@@ -1,6 +1,7 @@
 //! What a node hosts. A [`Ward`] says what it is, what it promises and how it is treated; one file
 //! per kind says how it runs and how it is brought to an end.
 
+pub(crate) mod errand;
 pub(crate) mod guard;
 mod orphan;
 pub(crate) mod output;
@@ -28,11 +29,18 @@ use tower::{Service, util::BoxCloneSyncService};
 use wardkeep_proto::{Error, v1};
 use wardkeep_steward::{Restart, WardSpec};
 
+pub use errand::Output;
 pub use program::Program;
 pub(crate) use service::{Live, Route};
 
 use self::{guard::Guard, output::Tail};
-use crate::context::{Incarnation, WardContext};
+use crate::{
+    context::{Incarnation, WardContext},
+    gate::Gate,
+    memory::Limits,
+    methods::Methods,
+    twins::Twins,
+};
 
 pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
 type ServiceFactory = Arc<dyn Fn(WardContext) -> BoxedService + Send + Sync>;
@@ -47,11 +55,40 @@ pub struct Ward {
     pub(crate) spec: WardSpec,
     pub(crate) services: Vec<String>,
     pub(crate) work: Work,
+    /// Something was asked of it that only service wards have.
+    misplaced: Option<&'static str>,
+}
+
+/// What a service ward is asked under.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms {
+    on_panic: OnPanic,
+    concurrency: Option<usize>,
+    queue: Option<usize>,
+    dedupe: Option<Limits>,
+}
+
+impl Terms {
+    fn gate(&self) -> Option<Arc<Gate>> {
+        let limit = self.concurrency?;
+        Some(Arc::new(Gate::new(limit, self.queue.unwrap_or(limit))))
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        match (self.concurrency, self.queue) {
+            (Some(0), _) => Err("a concurrency of 0 lets no call in"),
+            (None, Some(_)) => Err("it has a queue and no concurrency that would let anyone wait"),
+            _ if self.dedupe.is_some_and(|limits| limits.entries == 0 || limits.window.is_zero()) => {
+                Err("to dedupe, it must remember at least one call for some time")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 #[derive(Clone)]
 pub(crate) enum Work {
-    Service { factory: ServiceFactory, on_panic: OnPanic },
+    Service { factory: ServiceFactory, terms: Terms },
     Task(TaskFactory),
     Process(Arc<Program>),
 }
@@ -84,7 +121,7 @@ impl Ward {
         S::Future: Send + 'static,
     {
         let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
-        let mut ward = Self::new(name, Work::Service { factory, on_panic: OnPanic::default() });
+        let mut ward = Self::new(name, Work::Service { factory, terms: Terms::default() });
         ward.services.push(S::NAME.to_owned());
         ward
     }
@@ -109,7 +146,7 @@ impl Ward {
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
-        Self { spec: WardSpec::new(name), services: Vec::new(), work }
+        Self { spec: WardSpec::new(name), services: Vec::new(), work, misplaced: None }
     }
 
     /// Puts it into a group. A name without a declaration has the default strategy and limits.
@@ -175,9 +212,64 @@ impl Ward {
 
     /// What a panic in a handler means. Service wards only.
     #[must_use]
-    pub fn on_panic(mut self, what: OnPanic) -> Self {
-        if let Work::Service { on_panic, .. } = &mut self.work {
-            *on_panic = what;
+    pub fn on_panic(self, what: OnPanic) -> Self {
+        self.on_terms("on_panic", |terms| terms.on_panic = what)
+    }
+
+    /// Works on at most so many calls at a time; more wait for their turn, as many again unless
+    /// [`queue`](Self::queue) says otherwise. Further ones are refused with `RESOURCE_EXHAUSTED` and told when to try
+    /// again. A streamed reply counts until its end, blocking work ([`WardContext::blocking`]) until it really
+    /// returns. What waits is no work yet: it cannot stall, and if its caller leaves or its deadline passes it
+    /// is never begun. Service wards only.
+    #[must_use]
+    pub fn concurrency(self, calls: usize) -> Self {
+        self.on_terms("concurrency", |terms| terms.concurrency = Some(calls))
+    }
+
+    /// So many calls may wait for their turn, in the order of arrival; 0: none. For wards with a
+    /// [`concurrency`](Self::concurrency).
+    #[must_use]
+    pub fn queue(self, calls: usize) -> Self {
+        self.on_terms("queue", |terms| terms.queue = Some(calls))
+    }
+
+    /// Carries out no call twice: of those with the same ID (see [`CALL_ID`](wardkeep_proto::context::CALL_ID)), method
+    /// and request one runs, and all of them get its reply, whatever their attempt; those that come within
+    /// `window` after it ended well get that reply again, whatever has become of the incarnation. The same ID
+    /// with another request is refused (`INVALID_ARGUMENT`). A call that failed may be tried again.
+    ///
+    /// At most `max_entries` calls and `max_bytes` of replies are remembered. When there is no room for a reply the
+    /// oldest goes: its call is then refused if it comes again (`ALREADY_EXISTS`). When there is no room for a call the
+    /// oldest that has ended is forgotten, and if none has, new ones are refused (`RESOURCE_EXHAUSTED`). Requests are read
+    /// whole, up to `max_bytes`.
+    ///
+    /// This holds for unary methods, and not for those without side effects (`NO_SIDE_EFFECTS`): repeating those
+    /// harms nobody. Calls that stream are never deduped, nor those without an ID. The service must be in
+    /// [the node's descriptors](crate::NodeBuilder::descriptors). Service wards only.
+    #[must_use]
+    pub fn dedupe(self, window: Duration, max_entries: usize, max_bytes: usize) -> Self {
+        let limits = Limits { window, entries: max_entries, bytes: max_bytes };
+        self.on_terms("dedupe", |terms| terms.dedupe = Some(limits))
+    }
+
+    /// Where calls find it.
+    ///
+    /// # Errors
+    /// What does not go together, in one line.
+    pub(crate) fn route(&self, methods: &Methods) -> Result<Arc<Route>, String> {
+        let limits = match &self.work {
+            Work::Service { terms, .. } => terms.dedupe,
+            _ => None,
+        };
+        let twins = limits.map(|limits| Twins::new(limits, &self.services, methods)).transpose();
+        let twins = twins.map_err(|what| format!("ward {}: {what}", self.name()))?;
+        Ok(Route::new(self.spec.name.clone(), twins))
+    }
+
+    fn on_terms(mut self, what: &'static str, set: impl FnOnce(&mut Terms)) -> Self {
+        match &mut self.work {
+            Work::Service { terms, .. } => set(terms),
+            _ => self.misplaced = Some(what),
         }
         self
     }
@@ -189,12 +281,15 @@ impl Ward {
 
     /// What does not go together, in one line.
     pub(crate) fn check(&self) -> Result<(), String> {
-        match &self.work {
-            Work::Process(program) => {
-                program.check(self.spec.pulse_timeout).map_err(|what| format!("ward {}: {what}", self.name()))
-            }
-            _ => Ok(()),
+        if let Some(what) = self.misplaced {
+            return Err(format!("ward {}: {what} is for service wards", self.name()));
         }
+        let checked = match &self.work {
+            Work::Process(program) => program.check(self.spec.pulse_timeout),
+            Work::Service { terms, .. } => terms.check().map_err(str::to_owned),
+            Work::Task(_) => Ok(()),
+        };
+        checked.map_err(|what| format!("ward {}: {what}", self.name()))
     }
 
     pub(crate) fn kind(&self) -> v1::WardKind {
@@ -298,8 +393,8 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
-        Work::Service { factory, on_panic } => {
-            service::run(factory, on_panic, route, incarnation, stop, shared.leaked, ready).await
+        Work::Service { factory, terms } => {
+            service::run(factory, terms, route, incarnation, stop, shared.leaked, ready).await
         }
         Work::Task(factory) => task::run(factory, incarnation, stop, shared.leaked, ready).await,
         Work::Process(program) => process::run(program, incarnation, stop, shared, ready).await,

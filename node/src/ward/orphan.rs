@@ -6,7 +6,8 @@ use nix::sys::{prctl, signal::Signal};
 use tokio::process::Command;
 
 /// Has the kernel kill the program when the thread that starts it ends. The keeper's thread starts
-/// all programs and lives as long as the node.
+/// the programs of process wards and lives as long as the node. Those that are run for a request are started by
+/// threads that may end before them: for those there is the guard.
 pub(super) fn dies_with_its_node(command: &mut Command) {
     // SAFETY: prctl(2) is a plain system call; the closure neither allocates nor locks, as is
     // required between fork and exec.

@@ -180,23 +180,30 @@ impl Program {
         self.watchdog = Some(timeout);
     }
 
+    /// To be started by the keeper's thread, with which it ends.
     pub(super) fn command(&self, notify: Option<&sd_notify::Socket>) -> Command {
+        let mut command = self.errand();
+        if let Some(timeout) = self.watchdog.filter(|_| self.probe.is_none()) {
+            command.env("WATCHDOG_USEC", timeout.as_micros().to_string());
+        }
+        if let Some(socket) = notify {
+            command.env("NOTIFY_SOCKET", socket.path());
+        }
+        orphan::dies_with_its_node(&mut command);
+        command
+    }
+
+    /// To be started by any thread.
+    pub(super) fn errand(&self) -> Command {
         let mut command = Command::new(&self.path);
         for key in NOT_INHERITED {
             command.env_remove(key);
-        }
-        if let Some(timeout) = self.watchdog.filter(|_| self.probe.is_none()) {
-            command.env("WATCHDOG_USEC", timeout.as_micros().to_string());
         }
         command.args(&self.args).envs(&self.env).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
-        if let Some(socket) = notify {
-            command.env("NOTIFY_SOCKET", socket.path());
-        }
-        orphan::dies_with_its_node(&mut command);
         command.process_group(0);
         command
     }

@@ -2,7 +2,10 @@
 //! progress may finish within the grace, then they are dropped, then they are left behind.
 
 use std::{
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,22 +14,28 @@ use tokio::time::timeout;
 use wardkeep_proto::v1;
 
 use super::{
-    ABORT_PATIENCE, BoxedService, Ended, OnPanic, ServiceFactory, StopSignal, counted, ordered_to_stop,
+    ABORT_PATIENCE, BoxedService, Ended, OnPanic, ServiceFactory, StopSignal, Terms, counted, ordered_to_stop,
 };
 use crate::{
     context::{Incarnation, WardContext},
+    gate::Gate,
     panics::Contained,
+    twins::Twins,
 };
 
 /// Where calls find the present incarnation of a service ward.
 pub(crate) struct Route {
     pub(crate) ward: Arc<str>,
     pub(crate) current: ArcSwapOption<Live>,
+    /// Replies of incarnations that were left behind: none of them was passed on.
+    pub(crate) fenced: Arc<AtomicU64>,
+    /// Outlives incarnations: what one has done, the next must not do again.
+    twins: Option<Arc<Twins>>,
 }
 
 impl Route {
-    pub(crate) fn new(ward: Arc<str>) -> Arc<Self> {
-        Arc::new(Self { ward, current: ArcSwapOption::empty() })
+    pub(crate) fn new(ward: Arc<str>, twins: Option<Arc<Twins>>) -> Arc<Self> {
+        Arc::new(Self { ward, current: ArcSwapOption::empty(), fenced: Arc::default(), twins })
     }
 }
 
@@ -35,11 +44,21 @@ pub(crate) struct Live {
     pub(crate) incarnation: Arc<Incarnation>,
     pub(crate) service: BoxedService,
     pub(crate) on_panic: OnPanic,
+    pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) twins: Option<Arc<Twins>>,
+    fenced: Arc<AtomicU64>,
+}
+
+impl Live {
+    /// Counts a reply that came too late.
+    pub(crate) fn fence(&self) {
+        self.fenced.fetch_add(1, Relaxed);
+    }
 }
 
 pub(super) async fn run(
     factory: ServiceFactory,
-    on_panic: OnPanic,
+    terms: Terms,
     route: Arc<Route>,
     incarnation: Arc<Incarnation>,
     mut stop: StopSignal,
@@ -66,7 +85,14 @@ pub(super) async fn run(
             };
         }
     };
-    route.current.store(Some(Arc::new(Live { incarnation: incarnation.clone(), service, on_panic })));
+    route.current.store(Some(Arc::new(Live {
+        incarnation: incarnation.clone(),
+        service,
+        on_panic: terms.on_panic,
+        gate: terms.gate(),
+        twins: route.twins.clone(),
+        fenced: route.fenced.clone(),
+    })));
     ready();
     tokio::select! {
         failure = incarnation.failed() => {

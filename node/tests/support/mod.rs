@@ -21,7 +21,7 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, body::Body};
 use tonic_prost::ProstCodec;
-use wardkeep_node::{Node, NodeBuilder, NodeHandle, NodeSnapshot, Ward, WardContext};
+use wardkeep_node::{Node, NodeBuilder, NodeHandle, NodeSnapshot, Program, Ward, WardContext};
 use wardkeep_proto::{
     Error,
     v1::{self, operator_client::OperatorClient},
@@ -163,6 +163,16 @@ impl Trouble {
                 });
                 work.await?;
                 Ok(Response::new(Default::default()))
+            }
+            // A shell with this script.
+            "program" => {
+                let script = request.get_ref().reason.clone();
+                let output = context.run(&Program::new("/bin/sh").arg("-c").arg(script)).await?;
+                let printed = String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(100)]);
+                let status =
+                    format!("{:?} {printed} {} {}", output.status.code(), output.stdout.len(), output.cut);
+                let ward = v1::Ward { status, ..Default::default() };
+                Ok(Response::new(v1::WardOutcome { before: None, after: Some(ward) }))
             }
             "park" => {
                 inside.gate.pass();
@@ -316,8 +326,8 @@ impl Running {
         OperatorClient::new(self.channel().await)
     }
 
-    /// A client without timers or limits of its own.
-    pub async fn raw_client(&self) -> OperatorClient<RawChannel> {
+    /// One HTTP/2 connection and nothing else.
+    pub async fn raw_channel(&self) -> RawChannel {
         let tcp = tokio::net::TcpStream::connect(self.handle.local_addr()).await.unwrap();
         let (send, connection) = hyper::client::conn::http2::handshake(
             hyper_util::rt::TokioExecutor::new(),
@@ -326,7 +336,12 @@ impl Running {
         .await
         .unwrap();
         tokio::task::spawn(connection);
-        OperatorClient::with_origin(RawChannel(send), self.uri().parse().unwrap())
+        RawChannel(send)
+    }
+
+    /// A client without timers or limits of its own.
+    pub async fn raw_client(&self) -> OperatorClient<RawChannel> {
+        OperatorClient::with_origin(self.raw_channel().await, self.uri().parse().unwrap())
     }
 
     /// Waits until the node is as wanted.

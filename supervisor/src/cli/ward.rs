@@ -158,6 +158,10 @@ fn details(ward: &WardView, raw: &Ward, fleet: &Fleet) -> Table {
     table.row(["restarts".into(), format!("{} ({})", ward.restarts, ward.restart).into()]);
     table.row(["group".into(), (&ward.group).into()]);
     table.row(["work".into(), work.into()]);
+    if ward.fenced_replies > 0 {
+        let late = format!("{} (late replies of incarnations left behind)", ward.fenced_replies);
+        table.row(["fenced".into(), late.into()]);
+    }
     if let Some(usage) = &ward.usage {
         let cpu = length(usage.cpu_ms);
         let size = bytes(usage.resident_bytes);

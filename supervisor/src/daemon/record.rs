@@ -132,6 +132,7 @@ impl NodeRecord {
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
         let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
         ward.status.clone_from(&change.status);
+        ward.fenced_replies = change.fenced_replies;
         if change.state() == v1::WardState::Starting
             && let Some(sign) = self.signs.get_mut(change.slot as usize)
         {

@@ -1,0 +1,167 @@
+//! The gate of a service ward: how many calls it works on at once, and how many wait for their turn.
+//!
+//! Whoever waits is let in in the order of arrival. A wait that is dropped, because its caller has gone, its
+//! deadline has passed or it was withdrawn, gives its place back, and its work is never begun.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+/// What callers of a full ward are told before it is known how long calls take.
+const FIRST_GUESS: Duration = Duration::from_millis(100);
+const SHORTEST_PUSHBACK: Duration = Duration::from_millis(10);
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(5);
+/// A call counts for one part in so many of the mean.
+const WEIGHT: u64 = 8;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Gate {
+    permits: Arc<Semaphore>,
+    limit: usize,
+    queue: usize,
+    waiting: AtomicUsize,
+    /// Mean time that a call stays, in nanoseconds; 0: none has ended.
+    stay: AtomicU64,
+}
+
+/// There is no room to wait either; try again after so long.
+#[derive(Debug)]
+pub(crate) struct Full(pub(crate) Duration);
+
+impl Gate {
+    pub(crate) fn new(limit: usize, queue: usize) -> Self {
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
+        let permits = Arc::new(Semaphore::new(limit));
+        Self { permits, limit, queue, waiting: AtomicUsize::new(0), stay: AtomicU64::new(0) }
+    }
+
+    /// Waits for its turn.
+    ///
+    /// # Errors
+    /// As many as may wait do so.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Result<Pass, Full> {
+        // While somebody waits there is nothing to be had here: nobody is overtaken.
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(self.pass(permit));
+        }
+        let room = |waiting: usize| (waiting < self.queue).then_some(waiting + 1);
+        if self.waiting.fetch_update(Relaxed, Relaxed, room).is_err() {
+            return Err(Full(self.pushback()));
+        }
+        let _place = Place(self);
+        // Nobody closes it.
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| Full(self.pushback()))?;
+        Ok(self.pass(permit))
+    }
+
+    fn pass(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Pass {
+        Pass { gate: self.clone(), since: Instant::now(), _permit: permit }
+    }
+
+    /// Calls that are let in.
+    pub(crate) fn inside(&self) -> usize {
+        self.limit.saturating_sub(self.permits.available_permits())
+    }
+
+    /// Calls that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Its share of calls let in, in percent.
+    pub(crate) fn load(&self) -> usize {
+        self.inside() * 100 / self.limit
+    }
+
+    /// About when there will be room: Little's law.
+    fn pushback(&self) -> Duration {
+        let stay = self.stay.load(Relaxed);
+        if stay == 0 {
+            return FIRST_GUESS;
+        }
+        let ahead = self.waiting() as u64 + 1;
+        let wait = Duration::from_nanos(stay.saturating_mul(ahead) / self.limit as u64);
+        wait.clamp(SHORTEST_PUSHBACK, LONGEST_PUSHBACK)
+    }
+}
+
+struct Place<'a>(&'a Gate);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A call that was let in, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    gate: Arc<Gate>,
+    since: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let stayed = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
+        let before = self.gate.stay.load(Relaxed);
+        // One that is lost to another thread is one sample less.
+        let mean = if before == 0 { stayed } else { before - before / WEIGHT + stayed / WEIGHT };
+        self.gate.stay.store(mean, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::{FutureExt as _, future::join_all};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_let_in_in_the_order_of_arrival_and_who_left_is_passed_over() {
+        let gate = Arc::new(Gate::new(1, 3));
+        let first = gate.enter().await.unwrap();
+        let mut waits: Vec<_> = (0..3).map(|_| Box::pin(gate.enter())).collect();
+        for wait in &mut waits {
+            assert!(wait.as_mut().now_or_never().is_none());
+        }
+        assert_eq!((gate.inside(), gate.waiting(), gate.load()), (1, 3, 100));
+        assert!(matches!(gate.enter().now_or_never(), Some(Err(Full(_)))));
+        drop(waits.remove(0));
+        drop(first);
+        let mut last = waits.pop().unwrap();
+        assert!(last.as_mut().now_or_never().is_none());
+        let second = waits.pop().unwrap().now_or_never().unwrap().unwrap();
+        assert!(last.as_mut().now_or_never().is_none());
+        drop(second);
+        drop(last.now_or_never().unwrap().unwrap());
+        assert_eq!((gate.inside(), gate.waiting()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_is_told_when_there_will_be_some() {
+        let gate = Arc::new(Gate::new(2, 1));
+        let stay = async |gate: &Arc<Gate>| {
+            let pass = gate.enter().await;
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            pass.map(drop).map_err(|full| full.0)
+        };
+        let before = join_all((0..4).map(|_| stay(&gate))).await;
+        assert_eq!(before[3], Err(FIRST_GUESS));
+        let after = join_all((0..4).map(|_| stay(&gate))).await;
+        // Two of them leave every 400 ms, and one waits already.
+        assert_eq!(after[3], Err(Duration::from_millis(400)));
+    }
+}
