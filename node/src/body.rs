@@ -133,7 +133,7 @@ impl CallBody {
             next: None,
             over,
             deadline: Box::pin(tokio::time::sleep_until(context.deadline)),
-            aborted: Box::pin(live.incarnation.abort.clone().cancelled_owned()),
+            aborted: Box::pin(live.incarnation.abort().clone().cancelled_owned()),
             watch: None,
             live,
             context,
@@ -197,20 +197,20 @@ impl CallBody {
     fn watch_over(&mut self) {
         if self.watch.is_none() {
             let (held, deadline) = (self.held.clone(), self.context.deadline);
-            let abort = self.live.incarnation.abort.clone();
-            let watch = self.live.incarnation.runtime.spawn(let_go_in_time(held, deadline, abort));
+            let abort = self.live.incarnation.abort().clone();
+            let watch = self.live.incarnation.home.runtime.spawn(let_go_in_time(held, deadline, abort));
             self.watch = Some(AbortOnDropHandle::new(watch));
         }
     }
 
     fn is_cut_off(&self) -> bool {
-        self.live.incarnation.abort.is_cancelled() || Instant::now() >= self.context.deadline
+        self.live.incarnation.abort().is_cancelled() || Instant::now() >= self.context.deadline
     }
 
     /// The end of a body whose ward was stopped, or whose time is up.
     fn cut_off(&mut self) -> Frame<Bytes> {
         let error = context::sync_scope(self.context.clone(), || {
-            if self.live.incarnation.abort.is_cancelled() {
+            if self.live.incarnation.abort().is_cancelled() {
                 entrance::stopped(&self.live.incarnation)
             } else {
                 entrance::deadline_passed(&self.context)
@@ -224,9 +224,9 @@ impl CallBody {
         self.finish();
         let incarnation = &self.live.incarnation;
         let here = error.as_proto().node.is_empty();
-        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
+        let error = error.at(&incarnation.home.node, &incarnation.ward, incarnation.number);
         if here {
-            incarnation.ledger.write(&error);
+            incarnation.home.ledger.write(&error);
         }
         entrance::crash_if_panicked(&self.live, &error, &self.span);
         let mut trailers = HeaderMap::new();

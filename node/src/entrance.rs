@@ -118,23 +118,26 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
     let now = Instant::now();
     let incarnation = live.incarnation.clone();
     let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), now);
-    context.enter(&incarnation.node, &incarnation.ward, incarnation.number);
-    context.recorder = Some(incarnation.recorder.clone());
+    context.enter(&incarnation.home.node, &incarnation.ward, incarnation.number);
+    context.recorder = Some(incarnation.recorder().clone());
     let span = tracing::info_span!("ward.call", otel.name = %context.method, otel.kind = "server",
         rpc.system = "grpc", ward = %incarnation.ward, incarnation = incarnation.number,
         request = %context.request_id, attempt = context.attempt);
     trace::follow(&span, request.headers());
 
-    let cancel = incarnation.abort.child_token();
+    let cancel = incarnation.abort().child_token();
     let work = Arc::new(incarnation.heart.work());
-    let claim =
-        Claim { _cancel: cancel.clone().drop_guard(), work: work.clone(), _token: incarnation.work.token() };
+    let claim = Claim {
+        _cancel: cancel.clone().drop_guard(),
+        work: work.clone(),
+        _token: incarnation.work().token(),
+    };
     // It may have begun to stop between the look at its route and the claim: nobody would wait for
     // this call then.
-    if incarnation.stop.is_cancelled() {
+    if incarnation.is_stopped() {
         let error = context::sync_scope(context, || stopped(&incarnation));
-        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
-        span.in_scope(|| incarnation.ledger.write(&error));
+        let error = error.at(&incarnation.home.node, &incarnation.ward, incarnation.number);
+        span.in_scope(|| incarnation.home.ledger.write(&error));
         return refuse(error);
     }
     let broke_off = Arc::new(AtomicBool::new(false));
@@ -147,11 +150,11 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
         let answered = tokio::select! {
             biased;
             answered = handler => answered,
-            () = incarnation.abort.cancelled() => Err(stopped(&incarnation)),
+            () = incarnation.abort().cancelled() => Err(stopped(&incarnation)),
             () = tokio::time::sleep_until(deadline) => Err(deadline_passed(&context)),
         };
         // The fence: an incarnation that was left behind has no say any more, whatever it answers.
-        if incarnation.abort.is_cancelled() { Err(stopped(&incarnation)) } else { answered }
+        if incarnation.abort().is_cancelled() { Err(stopped(&incarnation)) } else { answered }
     });
     let mut response = match guarded.instrument(span.clone()).await {
         // Nobody waits for the answer, which is only that the request was not whole: no bug of the ward.
@@ -167,9 +170,9 @@ async fn call(live: Arc<Live>, request: Request<Body>) -> Response<Body> {
         }
         Ok(Err(never)) => match never {},
         Err(error) => {
-            let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
+            let error = error.at(&incarnation.home.node, &incarnation.ward, incarnation.number);
             span.in_scope(|| {
-                incarnation.ledger.write(&error);
+                incarnation.home.ledger.write(&error);
                 crash_if_panicked(&live, &error, &span);
             });
             refuse(error)
@@ -207,7 +210,7 @@ fn refuse(error: Error) -> Response<Body> {
 /// Says who answered.
 fn sign(headers: &mut http::HeaderMap, live: &Live) {
     let incarnation = &live.incarnation;
-    for (key, value) in [(context::NODE, &incarnation.node), (context::WARD, &incarnation.ward)] {
+    for (key, value) in [(context::NODE, &incarnation.home.node), (context::WARD, &incarnation.ward)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(key, value);
         }

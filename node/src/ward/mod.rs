@@ -9,7 +9,7 @@ mod process;
 mod program;
 mod sd_notify;
 mod service;
-mod task;
+pub(crate) mod task;
 
 use std::{
     convert::Infallible,
@@ -36,7 +36,7 @@ use crate::context::{Incarnation, WardContext};
 
 pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
 type ServiceFactory = Arc<dyn Fn(WardContext) -> BoxedService + Send + Sync>;
-type TaskFactory = Arc<dyn Fn(WardContext) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+type TaskFactory = Arc<dyn task::Launch>;
 
 /// What is abandoned gets this long, after its grace and its abort, before it is left behind.
 const ABORT_PATIENCE: Duration = Duration::from_millis(250);
@@ -44,15 +44,23 @@ const ABORT_PATIENCE: Duration = Duration::from_millis(250);
 /// One supervised unit of a node: a tonic service, a background task or an external program.
 #[derive(Clone)]
 pub struct Ward {
-    pub(crate) spec: WardSpec,
+    pub(crate) name: Arc<str>,
+    /// Wards that differ by name only share it: the name in it is nobody's.
+    pub(crate) spec: Arc<WardSpec>,
     pub(crate) services: Vec<String>,
     pub(crate) work: Work,
 }
 
 #[derive(Clone)]
 pub(crate) enum Work {
-    Service { factory: ServiceFactory, on_panic: OnPanic },
     Task(TaskFactory),
+    Watched(Watched),
+}
+
+/// What is run by a task of its host's, beside what it consists of.
+#[derive(Clone)]
+pub(crate) enum Watched {
+    Service { factory: ServiceFactory, on_panic: OnPanic },
     Process(Arc<Program>),
 }
 
@@ -84,7 +92,8 @@ impl Ward {
         S::Future: Send + 'static,
     {
         let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
-        let mut ward = Self::new(name, Work::Service { factory, on_panic: OnPanic::default() });
+        let mut ward =
+            Self::new(name, Work::Watched(Watched::Service { factory, on_panic: OnPanic::default() }));
         ward.services.push(S::NAME.to_owned());
         ward
     }
@@ -96,33 +105,32 @@ impl Ward {
         F: Fn(WardContext) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let factory: TaskFactory = Arc::new(move |context| Box::pin(factory(context)));
-        Self::new(name, Work::Task(factory))
+        Self::new(name, Work::Task(Arc::new(task::Factory(factory))))
     }
 
     /// An external program, in a process group of its own.
     pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
         let pulse_timeout = program.default_pulse_timeout();
-        let mut ward = Self::new(name, Work::Process(Arc::new(program)));
-        ward.spec.pulse_timeout = pulse_timeout;
+        let mut ward = Self::new(name, Work::Watched(Watched::Process(Arc::new(program))));
+        Arc::make_mut(&mut ward.spec).pulse_timeout = pulse_timeout;
         ward
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
-        Self { spec: WardSpec::new(name), services: Vec::new(), work }
+        Self { name: name.into(), spec: Arc::new(WardSpec::new("")), services: Vec::new(), work }
     }
 
     /// Puts it into a group. A name without a declaration has the default strategy and limits.
     #[must_use]
     pub fn group(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.spec.group = Some(name.into());
+        Arc::make_mut(&mut self.spec).group = Some(name.into());
         self
     }
 
     /// What follows its end.
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {
-        self.spec.restart = restart;
+        Arc::make_mut(&mut self.spec).restart = restart;
         self
     }
 
@@ -131,15 +139,15 @@ impl Ward {
     /// begins anew: a stream must say something at least this often.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
-        self.spec.stall_timeout = Some(timeout);
+        Arc::make_mut(&mut self.spec).stall_timeout = Some(timeout);
         self
     }
 
     /// The ward's code calls [`WardContext::pulse`] (a program: `WATCHDOG=1`) at least this often.
     #[must_use]
     pub fn pulse_timeout(mut self, timeout: Duration) -> Self {
-        self.spec.pulse_timeout = Some(timeout);
-        if let Work::Process(program) = &mut self.work {
+        Arc::make_mut(&mut self.spec).pulse_timeout = Some(timeout);
+        if let Work::Watched(Watched::Process(program)) = &mut self.work {
             Arc::make_mut(program).pulses_within(timeout);
         }
         self
@@ -148,35 +156,35 @@ impl Ward {
     /// It must be ready this long after its start.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
-        self.spec.start_timeout = Some(timeout);
+        Arc::make_mut(&mut self.spec).start_timeout = Some(timeout);
         self
     }
 
     /// What a stop allows before it becomes forceful.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.spec.grace = grace;
+        Arc::make_mut(&mut self.spec).grace = grace;
         self
     }
 
     /// Its end counts for the automatic shutdown of its group. For transient and temporary wards.
     #[must_use]
     pub fn significant(mut self) -> Self {
-        self.spec.significant = true;
+        Arc::make_mut(&mut self.spec).significant = true;
         self
     }
 
     /// It does not start with its node but when an operator starts it.
     #[must_use]
     pub fn manual_start(mut self) -> Self {
-        self.spec.manual_start = true;
+        Arc::make_mut(&mut self.spec).manual_start = true;
         self
     }
 
     /// What a panic in a handler means. Service wards only.
     #[must_use]
     pub fn on_panic(mut self, what: OnPanic) -> Self {
-        if let Work::Service { on_panic, .. } = &mut self.work {
+        if let Work::Watched(Watched::Service { on_panic, .. }) = &mut self.work {
             *on_panic = what;
         }
         self
@@ -184,24 +192,29 @@ impl Ward {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.spec.name
+        &self.name
     }
 
     /// What does not go together, in one line.
     pub(crate) fn check(&self) -> Result<(), String> {
         match &self.work {
-            Work::Process(program) => {
+            Work::Watched(Watched::Process(program)) => {
                 program.check(self.spec.pulse_timeout).map_err(|what| format!("ward {}: {what}", self.name()))
             }
             _ => Ok(()),
         }
     }
 
+    /// What it promises, under its name.
+    pub(crate) fn promises(&self) -> WardSpec {
+        WardSpec { name: self.name.clone(), ..(*self.spec).clone() }
+    }
+
     pub(crate) fn kind(&self) -> v1::WardKind {
         match self.work {
-            Work::Service { .. } => v1::WardKind::Service,
+            Work::Watched(Watched::Service { .. }) => v1::WardKind::Service,
             Work::Task(_) => v1::WardKind::Task,
-            Work::Process(_) => v1::WardKind::Process,
+            Work::Watched(Watched::Process(_)) => v1::WardKind::Process,
         }
     }
 }
@@ -209,6 +222,7 @@ impl Ward {
 impl fmt::Debug for Ward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ward")
+            .field("name", &self.name)
             .field("kind", &self.kind())
             .field("spec", &self.spec)
             .field("services", &self.services)
@@ -290,7 +304,7 @@ impl Drop for Seated {
 /// Runs one incarnation to its end. `ready` is called when it has begun to serve. Never takes
 /// longer after an order to stop than its grace and a constant, whatever the ward's code does.
 pub(crate) async fn run(
-    work: Work,
+    work: Watched,
     route: Arc<Route>,
     incarnation: Arc<Incarnation>,
     stop: StopSignal,
@@ -298,11 +312,10 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
-        Work::Service { factory, on_panic } => {
+        Watched::Service { factory, on_panic } => {
             service::run(factory, on_panic, route, incarnation, stop, shared.leaked, ready).await
         }
-        Work::Task(factory) => task::run(factory, incarnation, stop, shared.leaked, ready).await,
-        Work::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
+        Watched::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
     }
 }
 
