@@ -158,7 +158,7 @@ impl CallBody {
             }
             Ok(Poll::Ready(Some(Ok(mut frame)))) => {
                 // The fence: what was left behind has no say any more.
-                if self.call.incarnation().abort.is_cancelled() {
+                if self.call.incarnation().abort().is_cancelled() {
                     self.call.live.fence();
                     return Poll::Ready(Some(self.cut_off()));
                 }
@@ -200,7 +200,8 @@ impl CallBody {
         if self.watch.is_none() {
             let (held, deadline, cut) =
                 (self.held.clone(), self.call.context.deadline, self.call.cut.clone());
-            let watch = self.call.incarnation().runtime.spawn(let_go_in_time(held, deadline, cut));
+            let runtime = &self.call.incarnation().home.runtime;
+            let watch = runtime.spawn(let_go_in_time(held, deadline, cut));
             self.watch = Some(AbortOnDropHandle::new(watch));
         }
     }

@@ -61,7 +61,7 @@ pub(crate) struct Presence {
 impl Presence {
     /// For a call that cannot be named from outside.
     pub(crate) fn unnamed(call: &Call) -> Self {
-        Self { token: call.incarnation().work.token(), ticket: None }
+        Self { token: call.incarnation().work().token(), ticket: None }
     }
 }
 
@@ -73,19 +73,19 @@ pub(crate) async fn serve(live: Arc<Live>, calls: &Arc<Calls>, request: Request<
     let id = context::call_id(headers, &context);
     let load_of = headers.contains_key(context::REQUEST_ID).then(|| calls.clone());
     let is_tied = headers.get(context::TIED).is_some_and(|value| value == "1");
-    context.enter(&incarnation.node, &incarnation.ward, incarnation.number);
-    context.recorder = Some(incarnation.recorder.clone());
+    context.enter(&incarnation.home.node, &incarnation.ward, incarnation.number);
+    context.recorder = Some(incarnation.recorder().clone());
     let span = tracing::info_span!("ward.call", otel.name = %context.method, otel.kind = "server",
         rpc.system = "grpc", ward = %incarnation.ward, incarnation = incarnation.number,
         request = %context.request_id, attempt = context.attempt);
     trace::follow(&span, headers);
 
-    let token = incarnation.work.token();
+    let token = incarnation.work().token();
     let named = id.and_then(|id| {
-        let cut = incarnation.abort.child_token();
+        let cut = incarnation.abort().child_token();
         calls.enter((id, context.attempt), cut.clone()).map(|ticket| (ticket, cut))
     });
-    let (ticket, cut) = named.map_or((None, incarnation.abort.clone()), |(ticket, cut)| (Some(ticket), cut));
+    let (ticket, cut) = named.map_or((None, incarnation.abort().clone()), |(ticket, cut)| (Some(ticket), cut));
     let attempt = ticket.as_ref().map(|ticket| ticket.attempt.clone());
     let presence = Presence { token, ticket };
     let twins = live.twins.clone().filter(|twins| twins.concern(&context.method)).zip(id);
@@ -133,7 +133,7 @@ impl Call {
     /// Its work must not begin.
     pub(crate) async fn admit(&self) -> Result<Option<Arc<Pass>>, Error> {
         // Between the look at its route and here its ward may have begun to stop: nobody would wait for this call.
-        if self.is_cut() || self.incarnation().stop.is_cancelled() {
+        if self.is_cut() || self.incarnation().is_stopped() {
             return Err(self.within(|| self.cut_off()));
         }
         let pass = match &self.live.gate {
@@ -152,7 +152,7 @@ impl Call {
             tokio::select! {
                 biased;
                 () = self.cut.cancelled() => Err(self.cut_off()),
-                () = incarnation.stop.cancelled() => Err(stopped(incarnation)),
+                () = incarnation.stopped() => Err(stopped(incarnation)),
                 () = tokio::time::sleep_until(self.context.deadline) => Err(self.cut_off()),
                 entered = gate.enter() => entered.map_err(|Full(pushback)| {
                     let ward = incarnation.ward.to_string();
@@ -201,7 +201,7 @@ impl Call {
                 () = self.cut.cancelled() => Err(self.cut_off()),
                 answered = handler => {
                     // The fence: an incarnation that was left behind has no say any more, whatever it answers.
-                    if incarnation.abort.is_cancelled() {
+                    if incarnation.abort().is_cancelled() {
                         self.live.fence();
                         return Err(self.cut_off());
                     }
@@ -255,10 +255,10 @@ impl Call {
     pub(crate) fn settle(&self, error: Error) -> Error {
         let incarnation = self.incarnation();
         let here = error.as_proto().node.is_empty();
-        let error = error.at(&incarnation.node, &incarnation.ward, incarnation.number);
+        let error = error.at(&incarnation.home.node, &incarnation.ward, incarnation.number);
         self.span.in_scope(|| {
             if here && error.kind() != "WITHDRAWN" {
-                incarnation.ledger.write(&error);
+                incarnation.home.ledger.write(&error);
             }
             self.crash_if_panicked(&error);
         });
@@ -273,7 +273,7 @@ impl Call {
         if let Some(calls) = &self.load_of {
             let percent = match &self.live.gate {
                 Some(gate) => gate.load(),
-                None => calls.utilisation.percent(&self.incarnation().runtime),
+                None => calls.utilisation.percent(&self.incarnation().home.runtime),
             };
             headers.insert(context::LOAD, load::header(percent));
         }
@@ -292,7 +292,7 @@ impl Call {
     pub(crate) fn cut_off(&self) -> Error {
         let incarnation = self.incarnation();
         let withdrawn = self.attempt.as_ref().is_some_and(|attempt| attempt.is_withdrawn());
-        if incarnation.abort.is_cancelled() {
+        if incarnation.abort().is_cancelled() {
             stopped(incarnation)
         } else if withdrawn {
             NodeError::Withdrawn { method: self.context.method.to_string() }.into()
@@ -325,7 +325,7 @@ fn stopped(incarnation: &Incarnation) -> Error {
 
 /// Says who answered.
 pub(crate) fn sign(headers: &mut HeaderMap, incarnation: &Incarnation) {
-    for (key, value) in [(context::NODE, &incarnation.node), (context::WARD, &incarnation.ward)] {
+    for (key, value) in [(context::NODE, &incarnation.home.node), (context::WARD, &incarnation.ward)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(key, value);
         }

@@ -2,7 +2,12 @@
 //! that it should stop.
 
 use std::{
-    sync::{Arc, OnceLock, Weak},
+    fmt,
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -25,34 +30,56 @@ use crate::{
     heart::{Heart, WorkGuard},
     ledger::Ledger,
     panics,
-    ward::{Output, Program, errand, guard::Guard},
+    ward::{Ended, Output, Program, errand, guard::Guard},
     wellform::Origin,
 };
 
+/// What all wards of a node have in common.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) node: Arc<str>,
+    /// Where the wards' code runs.
+    pub(crate) runtime: Handle,
+    /// Where their errors are written down.
+    pub(crate) ledger: Ledger,
+    /// Tasks that ended by themselves.
+    pub(crate) ends: Ends,
+    /// Watches over programs.
+    pub(crate) guard: Arc<Guard>,
+}
+
+impl Home {
+    pub(crate) fn new(node: Arc<str>, runtime: Handle, ledger: Ledger, guard: Arc<Guard>) -> Arc<Self> {
+        Arc::new(Self { node, runtime, ledger, ends: Ends::default(), guard })
+    }
+}
+
 /// One run of a ward, from start to end. Its number, unlike its ward's name, never returns.
+///
+/// There may be very many of them: what an idle task has no use for is made when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Incarnation {
-    pub(crate) node: Arc<str>,
+    pub(crate) home: Arc<Home>,
     pub(crate) ward: Arc<str>,
     pub(crate) number: u64,
-    pub(crate) heart: Arc<Heart>,
-    /// Says "stop" to the ward's own code.
-    pub(crate) stop: CancellationToken,
-    /// Says "too late" to calls in progress: they are dropped.
-    pub(crate) abort: CancellationToken,
-    /// Calls and blocking work in progress.
-    pub(crate) work: TaskTracker,
-    /// Where the ward's code runs.
-    pub(crate) runtime: Handle,
-    /// Where its errors are written down.
-    pub(crate) ledger: Ledger,
-    /// The same, for what its calls run into.
-    pub(crate) recorder: Recorder,
-    /// Watches over programs that are run for its calls.
-    pub(crate) guard: Arc<Guard>,
+    pub(crate) heart: Heart,
+    pub(crate) slot: u32,
+    /// It was told to stop by its host: who ends now does not end by himself.
+    pub(crate) ordered: AtomicBool,
+    stopped: AtomicBool,
+    stopping: Notify,
+    stop: OnceLock<CancellationToken>,
+    parts: OnceLock<Box<Parts>>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    abort: CancellationToken,
+    work: TaskTracker,
+    recorder: Recorder,
     failure: OnceLock<Failure>,
     failed: Notify,
-    pub(crate) status: tokio::sync::watch::Sender<String>,
+    status: Mutex<String>,
 }
 
 /// Why an incarnation cannot go on.
@@ -65,51 +92,153 @@ pub(crate) struct Failure {
 
 impl Incarnation {
     pub(crate) fn new(
-        node: Arc<str>,
+        home: Arc<Home>,
         ward: Arc<str>,
+        slot: u32,
         number: u64,
-        heart: Arc<Heart>,
-        runtime: Handle,
-        ledger: Ledger,
-        guard: Arc<Guard>,
+        stall_timeout: Option<Duration>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            recorder: ledger.recorder(node.clone(), ward.clone(), number),
-            node,
+            home,
             ward,
             number,
-            heart,
-            stop: CancellationToken::new(),
-            abort: CancellationToken::new(),
-            work: TaskTracker::new(),
-            runtime,
-            ledger,
-            guard,
-            failure: OnceLock::new(),
-            failed: Notify::new(),
-            status: tokio::sync::watch::Sender::new(String::new()),
+            heart: Heart::new(stall_timeout),
+            slot,
+            ordered: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            stopping: Notify::new(),
+            stop: OnceLock::new(),
+            parts: OnceLock::new(),
         })
     }
 
     pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { node: &self.node, ward: &self.ward, incarnation: self.number, ledger: &self.ledger }
+        let Home { node, ledger, .. } = &*self.home;
+        Origin { node, ward: &self.ward, incarnation: self.number, ledger }
+    }
+
+    fn parts(&self) -> &Parts {
+        self.parts.get_or_init(|| {
+            let Home { node, ledger, .. } = &*self.home;
+            Box::new(Parts {
+                abort: CancellationToken::new(),
+                work: TaskTracker::new(),
+                recorder: ledger.recorder(node.clone(), self.ward.clone(), self.number),
+                failure: OnceLock::new(),
+                failed: Notify::new(),
+                status: Mutex::default(),
+            })
+        })
+    }
+
+    /// Says "stop" to the ward's own code.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, SeqCst);
+        self.stopping.notify_waiters();
+        if let Some(token) = self.stop.get() {
+            token.cancel();
+        }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(SeqCst)
+    }
+
+    /// The same as a token.
+    fn stop_token(&self) -> &CancellationToken {
+        let token = self.stop.get_or_init(CancellationToken::new);
+        // Who stops looks for a token after having said so: one of both sees the other.
+        if self.is_stopped() {
+            token.cancel();
+        }
+        token
+    }
+
+    /// Waits for [`Incarnation::stop`].
+    pub(crate) async fn stopped(&self) {
+        let woken = self.stopping.notified();
+        if !self.is_stopped() {
+            woken.await;
+        }
+    }
+
+    /// Says "too late" to calls in progress: they are dropped.
+    pub(crate) fn abort(&self) -> &CancellationToken {
+        &self.parts().abort
+    }
+
+    /// Calls and blocking work in progress.
+    pub(crate) fn work(&self) -> &TaskTracker {
+        &self.parts().work
+    }
+
+    /// It has begun something else than what is polled by its own task.
+    pub(crate) fn has_work(&self) -> bool {
+        self.parts.get().is_some_and(|parts| !parts.work.is_empty())
+    }
+
+    /// Takes down errors that its calls run into.
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.parts().recorder
+    }
+
+    pub(crate) fn set_status(&self, status: String) {
+        *self.parts().status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// What it says of itself, if anything.
+    pub(crate) fn status(&self) -> Option<MutexGuard<'_, String>> {
+        self.parts.get().map(|parts| parts.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Records the first failure and wakes whoever watches over this incarnation.
     pub(crate) fn fail(&self, failure: Failure) {
-        if self.failure.set(failure).is_ok() {
-            self.failed.notify_one();
+        let parts = self.parts();
+        if parts.failure.set(failure).is_ok() {
+            parts.failed.notify_one();
         }
     }
 
     /// Ends when the incarnation failed.
     pub(crate) async fn failed(&self) -> Failure {
+        let parts = self.parts();
         loop {
-            let woken = self.failed.notified();
-            if let Some(failure) = self.failure.get() {
+            let woken = parts.failed.notified();
+            if let Some(failure) = parts.failure.get() {
                 return failure.clone();
             }
             woken.await;
+        }
+    }
+}
+
+/// Tasks that ended by themselves, for their host. There are no more of them than incarnations.
+#[derive(Default)]
+pub(crate) struct Ends {
+    ended: Mutex<VecDeque<(Arc<Incarnation>, Ended)>>,
+    news: Notify,
+}
+
+impl fmt::Debug for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ends")
+    }
+}
+
+impl Ends {
+    pub(crate) fn tell(&self, incarnation: Arc<Incarnation>, ended: Ended) {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push_back((incarnation, ended));
+        self.news.notify_one();
+    }
+
+    /// The next one. Cancel safe.
+    pub(crate) async fn next(&self) -> (Arc<Incarnation>, Ended) {
+        loop {
+            let news = self.news.notified();
+            if let Some(end) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                return end;
+            }
+            news.await;
         }
     }
 }
@@ -156,8 +285,8 @@ impl WardContext {
     /// Writes an error down as one that arose in this ward, without ending anything: it is logged, its ID
     /// can be looked up, and it is counted with its like. For failures that a ward lives with.
     pub fn report(&self, error: wardkeep_proto::Error) {
-        let Incarnation { node, ward, number, ledger, .. } = &*self.incarnation;
-        ledger.write(&error.at(node, ward, *number));
+        let Incarnation { home, ward, number, .. } = &*self.incarnation;
+        home.ledger.write(&error.at(&home.node, ward, *number));
     }
 
     /// The context of the call this request belongs to; `None` outside a node.
@@ -167,7 +296,7 @@ impl WardContext {
 
     /// Name of the node.
     pub fn node(&self) -> &str {
-        &self.incarnation.node
+        &self.incarnation.home.node
     }
 
     /// Name of the ward.
@@ -193,12 +322,15 @@ impl WardContext {
     /// Outside calls: cancelled when the ward is to stop. Within a call: when nobody waits for it any
     /// more, or when its ward has stopped and the grace for calls in progress is over.
     pub fn cancellation(&self) -> &CancellationToken {
-        self.call.as_ref().map_or(&self.incarnation.stop, |call| &call.cancel)
+        self.call.as_ref().map_or_else(|| self.incarnation.stop_token(), |call| &call.cancel)
     }
 
     /// Waits until it is cancelled.
     pub async fn cancelled(&self) {
-        self.cancellation().cancelled().await;
+        match &self.call {
+            Some(call) => call.cancel.cancelled().await,
+            None => self.incarnation.stopped().await,
+        }
     }
 
     /// Runs a program as part of this ward and call, in a process group of its own. The whole group is killed
@@ -223,7 +355,10 @@ impl WardContext {
 
     /// Whether there is no point in going on.
     pub fn is_cancelled(&self) -> bool {
-        self.cancellation().is_cancelled() || self.remaining() == Some(Duration::ZERO)
+        match &self.call {
+            Some(call) => call.cancel.is_cancelled() || self.remaining() == Some(Duration::ZERO),
+            None => self.incarnation.is_stopped(),
+        }
     }
 
     /// To be asked now and then by long computations, with `?`.
@@ -234,7 +369,7 @@ impl WardContext {
         if self.is_cancelled() { Err(NodeError::Cancelled) } else { Ok(()) }
     }
 
-    /// "I am alive": for wards with a pulse timeout. Costs one atomic add.
+    /// "I am alive": for wards with a pulse timeout. Costs a load and a store.
     pub fn pulse(&self) {
         self.incarnation.heart.pulse();
     }
@@ -260,7 +395,7 @@ impl WardContext {
 
     /// A line about itself, shown to operators.
     pub fn set_status(&self, status: impl Into<String>) {
-        self.incarnation.status.send_replace(status.into());
+        self.incarnation.set_status(status.into());
     }
 
     /// Runs blocking or computing work on a thread of its own, as part of this ward and call: it
@@ -279,10 +414,10 @@ impl WardContext {
             _work: self.incarnation.heart.work(),
             // It has its call's place for as long as it has a thread.
             _pass: self.call.as_ref().and_then(|call| call.pass.upgrade()),
-            _token: self.incarnation.work.token(),
+            _token: self.incarnation.work().token(),
         };
         let span = tracing::Span::current();
-        let run = self.incarnation.runtime.spawn_blocking(move || {
+        let run = self.incarnation.home.runtime.spawn_blocking(move || {
             let _claim = claim;
             let _entered = span.enter();
             // The error of a panic is made within the request's scope: it knows the way it came.

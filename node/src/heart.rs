@@ -28,7 +28,7 @@ pub(crate) struct Heart {
     pulses: AtomicU32,
     width_ms: u32,
     /// What wards need that do work: many never do.
-    work: OnceLock<Box<Ring>>,
+    work: OnceLock<Arc<Ring>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,11 +56,11 @@ impl Heart {
     }
 
     /// Begins a unit of work; it ends when the guard is dropped.
-    pub(crate) fn work(self: &Arc<Self>) -> WorkGuard {
-        let ring = self.work.get_or_init(Box::default);
+    pub(crate) fn work(&self) -> WorkGuard {
+        let ring = self.work.get_or_init(Arc::default);
         let slice = ring.enter();
         ring.begun.fetch_add(1, Relaxed);
-        WorkGuard { heart: self.clone(), slice: AtomicUsize::new(slice) }
+        WorkGuard { ring: ring.clone(), slice: AtomicUsize::new(slice) }
     }
 
     #[cfg(test)]
@@ -97,26 +97,22 @@ impl Ring {
 #[derive(Debug)]
 #[must_use = "the unit of work ends when this is dropped"]
 pub(crate) struct WorkGuard {
-    heart: Arc<Heart>,
+    ring: Arc<Ring>,
     /// The slice it counts in, or [`PAUSED`].
     slice: AtomicUsize,
 }
 
 impl WorkGuard {
-    fn ring(&self) -> &Ring {
-        self.heart.work.get_or_init(Box::default)
-    }
-
     /// It makes no progress and that is not the ward's doing: it waits for its caller. It has no age
     /// until [`WorkGuard::renew`].
     pub(crate) fn pause(&self) {
-        self.ring().leave(self.slice.swap(PAUSED, Relaxed));
+        self.ring.leave(self.slice.swap(PAUSED, Relaxed));
     }
 
     /// It made progress just now: its age begins anew.
     pub(crate) fn renew(&self) {
-        let slice = self.ring().enter();
-        self.ring().leave(self.slice.swap(slice, Relaxed));
+        let slice = self.ring.enter();
+        self.ring.leave(self.slice.swap(slice, Relaxed));
     }
 
     /// Ends a pause; a unit that is not paused keeps its age.
@@ -130,7 +126,7 @@ impl WorkGuard {
 impl Drop for WorkGuard {
     fn drop(&mut self) {
         self.pause();
-        self.ring().ended.fetch_add(1, Relaxed);
+        self.ring.ended.fetch_add(1, Relaxed);
     }
 }
 
@@ -205,19 +201,19 @@ impl Sweep {
         std::mem::replace(&mut self.pulses, pulses) != pulses
     }
 
-    /// What became of work since the last call.
-    pub(crate) fn delta(&mut self, heart: &Heart, now: Duration) -> Delta {
-        let Some(ring) = heart.work.get() else { return Delta::default() };
+    /// What became of work since the last call. `None`: it has never worked.
+    pub(crate) fn delta(&mut self, heart: &Heart, now: Duration) -> Option<Delta> {
+        let ring = heart.work.get()?;
         self.turn(heart, now);
         let oldest = self.oldest(heart, now);
-        let Some(turns) = &mut self.work else { return Delta::default() };
+        let turns = self.work.as_mut()?;
         // Ended first: a unit that begins and ends in between must not make ended exceed begun.
         let ended = ring.ended.load(Relaxed);
         let begun = ring.begun.load(Relaxed);
         let less = |new: u64, old: u64| u32::try_from(new.saturating_sub(old)).unwrap_or(u32::MAX);
         let delta = Delta { begun: less(begun, turns.begun), ended: less(ended, turns.ended), oldest };
         (turns.begun, turns.ended) = (begun, ended);
-        delta
+        Some(delta)
     }
 }
 
@@ -235,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_oldest_unit_is_known_to_within_one_slice_and_never_overestimated() {
-        let heart = Arc::new(Heart::new(Some(Duration::from_millis(800))));
+        let heart = Heart::new(Some(Duration::from_millis(800)));
         let mut sweep = Sweep::default();
         sweep_to(&mut sweep, &heart, 0, 250);
         let old = heart.work();
@@ -252,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_unit_that_waits_for_its_caller_has_no_age_and_one_that_progresses_a_new_one() {
-        let heart = Arc::new(Heart::new(Some(Duration::from_millis(160))));
+        let heart = Heart::new(Some(Duration::from_millis(160)));
         let mut sweep = Sweep::default();
         let unit = heart.work();
         unit.pause();
@@ -271,7 +267,7 @@ mod tests {
 
     #[test]
     fn many_long_units_at_once_stay_the_oldest_and_all_are_counted() {
-        let heart = Arc::new(Heart::new(Some(Duration::from_millis(160))));
+        let heart = Heart::new(Some(Duration::from_millis(160)));
         let mut sweep = Sweep::default();
         let mut held = Vec::new();
         for t in 0..2_000u32 {
@@ -288,16 +284,16 @@ mod tests {
 
     #[test]
     fn a_delta_tells_only_what_is_new() {
-        let heart = Arc::new(Heart::new(None));
+        let heart = Heart::new(None);
         let mut sweep = Sweep::default();
         heart.pulse();
         let work = heart.work();
-        let first = sweep.delta(&heart, MS);
+        let first = sweep.delta(&heart, MS).unwrap();
         assert_eq!((first.begun, first.ended, sweep.pulsed(&heart)), (1, 0, true));
         assert!(first.oldest.is_some());
         drop(work);
-        let second = sweep.delta(&heart, MS);
+        let second = sweep.delta(&heart, MS).unwrap();
         assert_eq!((second.begun, second.ended, second.oldest), (0, 1, None));
-        assert!(sweep.delta(&heart, MS) == Delta::default() && !sweep.pulsed(&heart));
+        assert!(sweep.delta(&heart, MS) == Some(Delta::default()) && !sweep.pulsed(&heart));
     }
 }

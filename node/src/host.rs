@@ -2,32 +2,36 @@
 //! change. It decides nothing: a steward does.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{
+            AtomicU32,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
 
 use chrono::Utc;
-use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
     task::JoinSet,
 };
 use wardkeep_proto::{Error, duration, timestamp, v1};
-use wardkeep_steward::{Beats, Phase, WorkBeat};
+use wardkeep_steward::{Beats, Phase, WardReport, WorkBeat};
 
 use crate::{
     census::{Census, Usage},
-    context::Incarnation,
+    context::{Home, Incarnation},
     error::NodeError,
-    heart::{Delta, Heart, Sweep},
+    heart::{Delta, Sweep},
     ledger::Ledger,
     panics::Contained,
     text::cut,
-    ward::{self, Ended, Route, Seat, Shared, Ward, guard::Guard, output::Tail},
+    ward::{self, Ended, Route, Seat, Shared, Ward, guard::Guard, output::Tail, task},
     wire,
 };
 
@@ -39,23 +43,26 @@ const MOST_CAUSES: usize = 4;
 
 /// See the [module](self).
 pub(crate) struct Host {
-    node: Arc<str>,
-    runtime: Handle,
+    home: Arc<Home>,
     wards: Vec<Hosted>,
+    /// Slots in the order of the wards' names.
+    by_name: Vec<u32>,
     runs: JoinSet<(usize, u64, Ended)>,
     /// What is left of incarnations that ended: calls that may finish, threads that do not return.
     rests: JoinSet<()>,
     readies: FuturesUnordered<BoxFuture<'static, Option<(usize, u64)>>>,
     leaked: Arc<AtomicU32>,
-    guard: Arc<Guard>,
     changes: Vec<v1::WardChange>,
-    ledger: Ledger,
 }
 
+/// There may be very many of them: what an idle task has no use for is made when it is first needed.
 struct Hosted {
     ward: Ward,
-    route: Arc<Route>,
-    heart: Arc<Heart>,
+    route: Option<Arc<Route>>,
+    /// The latest one.
+    incarnation: Option<Arc<Incarnation>>,
+    /// `None`: it does not run.
+    control: Option<Control>,
     sweep: Sweep,
     phase: Phase,
     /// An operator stopped it: it stays so whoever is steward.
@@ -65,8 +72,13 @@ struct Hosted {
     /// The latest incarnation ended by a failure.
     failed: bool,
     number: u64,
-    running: Option<Running>,
     started_at: Option<chrono::DateTime<Utc>>,
+    more: Option<Box<More>>,
+}
+
+/// What is known of wards that do more than pulse.
+#[derive(Default)]
+struct More {
     last_error_id: String,
     status: String,
     /// Told so far: see [`Route`].
@@ -82,9 +94,14 @@ struct Hosted {
     tail: Option<Arc<Tail>>,
 }
 
-struct Running {
-    incarnation: Arc<Incarnation>,
-    stop: watch::Sender<Option<Duration>>,
+/// How a running incarnation is told to stop.
+enum Control {
+    /// A task of its own. It tells its end by itself.
+    Task(task::Running),
+    /// A task of ours watches over it.
+    Watched(watch::Sender<Option<Duration>>),
+    /// A task that was told.
+    Stopping,
 }
 
 /// Something the host noticed by itself.
@@ -99,49 +116,28 @@ impl Host {
     pub(crate) fn new(
         node: Arc<str>,
         runtime: Handle,
-        wards: Vec<(Ward, Arc<Route>)>,
+        wards: Vec<(Ward, Option<Arc<Route>>)>,
         ledger: Ledger,
     ) -> Self {
-        let wards = wards
+        let mut specs = HashMap::new();
+        let wards: Vec<_> = wards
             .into_iter()
-            .map(|(ward, route)| Hosted {
-                heart: Arc::new(Heart::new(ward.spec.stall_timeout)),
-                sweep: Sweep::default(),
-                phase: Phase::Stopped,
-                held: false,
-                quarantined: false,
-                failed: false,
-                number: 0,
-                running: None,
-                started_at: None,
-                last_error_id: String::new(),
-                status: String::new(),
-                fenced: 0,
-                work_begun: 0,
-                work_ended: 0,
-                oldest_work: None,
-                seat: Seat::default(),
-                usage: None,
-                measured_at: chrono::DateTime::UNIX_EPOCH,
-                tail: match &ward.work {
-                    ward::Work::Process(program) => Some(Arc::new(Tail::new(program.output))),
-                    _ => None,
-                },
-                ward,
-                route,
+            .map(|(mut ward, route)| {
+                ward.spec = specs.entry(ward.spec.clone()).or_insert(ward.spec).clone();
+                Hosted::new(ward, route)
             })
             .collect();
+        let mut by_name: Vec<_> = (0..).take(wards.len()).collect();
+        by_name.sort_unstable_by_key(|slot: &u32| &wards[*slot as usize].ward.name);
         Self {
-            node,
-            runtime,
+            home: Home::new(node, runtime, ledger, Arc::default()),
             wards,
+            by_name,
             runs: JoinSet::new(),
             rests: JoinSet::new(),
             readies: FuturesUnordered::new(),
             leaked: Arc::default(),
-            guard: Arc::default(),
             changes: Vec::new(),
-            ledger,
         }
     }
 
@@ -167,11 +163,13 @@ impl Host {
     }
 
     pub(crate) fn slot(&self, ward: &str) -> Option<usize> {
-        self.wards.iter().position(|hosted| hosted.ward.name() == ward)
+        let name = |slot: &u32| self.wards[*slot as usize].ward.name();
+        let at = self.by_name.binary_search_by(|slot| name(slot).cmp(ward)).ok()?;
+        Some(self.by_name[at] as usize)
     }
 
     pub(crate) fn name(&self, slot: usize) -> Option<Arc<str>> {
-        self.wards.get(slot).map(|hosted| hosted.ward.spec.name.clone())
+        self.wards.get(slot).map(|hosted| hosted.ward.name.clone())
     }
 
     /// Full names of the gRPC services it answers.
@@ -185,16 +183,16 @@ impl Host {
 
     /// What ends the programs' own children if this process is killed.
     pub(crate) fn guard(&self) -> &Guard {
-        &self.guard
+        &self.home.guard
     }
 
     /// What a ward's program printed; `None` if it is no process ward.
     pub(crate) fn output(&self, slot: usize) -> Option<&Tail> {
-        self.wards.get(slot)?.tail.as_deref()
+        self.wards.get(slot)?.more.as_ref()?.tail.as_deref()
     }
 
     pub(crate) fn runs_programs(&self) -> bool {
-        self.wards.iter().any(|hosted| hosted.seat.group().is_some())
+        self.wards.iter().any(|hosted| hosted.seat().is_some())
     }
 
     /// Writes down what programs use, and says what has been written down.
@@ -202,12 +200,12 @@ impl Host {
         let at = Utc::now();
         let mut wards = Vec::new();
         for (slot, hosted) in (0..).zip(&mut self.wards) {
-            let Some(group) = hosted.seat.group() else { continue };
+            let Some(group) = hosted.seat() else { continue };
             let mut usage = census.usage(group);
+            let more = hosted.more();
             // What a process used is not counted any more once it is gone and nobody waited for it.
-            usage.cpu = usage.cpu.max(hosted.usage.map(|before| before.cpu).unwrap_or_default());
-            hosted.usage = Some(usage);
-            hosted.measured_at = at;
+            usage.cpu = usage.cpu.max(more.usage.map(|before| before.cpu).unwrap_or_default());
+            (more.usage, more.measured_at) = (Some(usage), at);
             wards.push(v1::WardUsage { slot, incarnation: hosted.number, usage: hosted.usage() });
         }
         v1::Usages { wards }
@@ -218,40 +216,52 @@ impl Host {
     /// # Errors
     /// [`NodeError::OtherIncarnation`] for a late or repeated order.
     pub(crate) fn start(&mut self, slot: usize, after: u64) -> Result<(), Error> {
-        let (node, runtime, ledger) = (self.node.clone(), self.runtime.clone(), self.ledger.clone());
-        let (leaked, guard) = (self.leaked.clone(), self.guard.clone());
+        let home = self.home.clone();
         let hosted = self.get(slot)?;
-        if hosted.running.is_some() || hosted.number != after {
+        if hosted.control.is_some() || hosted.number != after {
             return Err(hosted.other_incarnation(after));
         }
         hosted.number += 1;
         (hosted.held, hosted.quarantined, hosted.failed) = (false, false, false);
         hosted.phase = Phase::Starting;
         hosted.started_at = Some(Utc::now());
-        hosted.status = String::new();
+        if let Some(more) = &mut hosted.more {
+            more.status = String::new();
+            (more.work_ended, more.oldest_work) = (more.work_begun, None);
+            // As the heart: one that was left behind has its own.
+            (more.seat, more.usage) = (Seat::default(), None);
+        }
         let number = hosted.number;
-        // A heart of its own: what an abandoned incarnation still does is not this one's doing.
-        hosted.heart = Arc::new(Heart::new(hosted.ward.spec.stall_timeout));
+        // With a heart of its own: what an abandoned incarnation still does is not this one's doing.
+        let stall_timeout = hosted.ward.spec.stall_timeout;
+        let place = u32::try_from(slot).unwrap_or(u32::MAX);
+        let incarnation = Incarnation::new(home, hosted.ward.name.clone(), place, number, stall_timeout);
+        hosted.incarnation = Some(incarnation.clone());
         hosted.sweep = Sweep::default();
-        hosted.work_ended = hosted.work_begun;
-        hosted.oldest_work = None;
-        let incarnation = Incarnation::new(
-            node,
-            hosted.ward.spec.name.clone(),
-            number,
-            hosted.heart.clone(),
-            runtime,
-            ledger,
-            guard.clone(),
-        );
+        match hosted.ward.work.clone() {
+            ward::Work::Task(factory) => {
+                hosted.control = Some(Control::Task(factory.launch(incarnation)));
+                self.note(slot, None);
+                // It is ready as soon as it is told to run.
+                self.settle(Noticed::Ready(slot, number));
+            }
+            ward::Work::Watched(work) => {
+                self.watch(slot, number, work, incarnation);
+                self.note(slot, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, slot: usize, number: u64, work: ward::Watched, incarnation: Arc<Incarnation>) {
+        let (leaked, guard) = (self.leaked.clone(), self.home.guard.clone());
+        let hosted = &mut self.wards[slot];
         let (stop, stopped) = watch::channel(None);
         let (ready, is_ready) = oneshot::channel();
-        hosted.running = Some(Running { incarnation: incarnation.clone(), stop });
-        let work = hosted.ward.work.clone();
-        let route = hosted.route.clone();
-        // As the heart: one that was left behind has its own.
-        (hosted.seat, hosted.usage) = (Seat::default(), None);
-        let shared = Shared { leaked, guard, seat: hosted.seat.clone(), tail: hosted.tail.clone() };
+        hosted.control = Some(Control::Watched(stop));
+        let route = hosted.route.clone().unwrap_or_else(|| Route::new(hosted.ward.name.clone(), None));
+        let more = hosted.more();
+        let shared = Shared { leaked, guard, seat: more.seat.clone(), tail: more.tail.clone() };
         self.runs.spawn(async move {
             let announce = move || {
                 let _ = ready.send(());
@@ -260,8 +270,6 @@ impl Host {
             (slot, number, run.await.unwrap_or_else(Ended::by_bug))
         });
         self.readies.push(Box::pin(async move { is_ready.await.ok().map(|()| (slot, number)) }));
-        self.note(slot, None);
-        Ok(())
     }
 
     /// Remembers that the ward stays down once it is, until it is told to start.
@@ -274,7 +282,7 @@ impl Host {
             return Err(hosted.other_incarnation(incarnation));
         }
         (hosted.held, hosted.quarantined) = (true, quarantined);
-        if hosted.running.is_none() {
+        if hosted.control.is_none() {
             hosted.phase = hosted.rest();
         }
         Ok(())
@@ -290,27 +298,49 @@ impl Host {
         incarnation: u64,
         grace: Option<Duration>,
     ) -> Result<(), Error> {
+        let leaked = self.leaked.clone();
         let hosted = self.get(slot)?;
         if hosted.number != incarnation {
             return Err(hosted.other_incarnation(incarnation));
         }
-        let Some(running) = &hosted.running else { return Ok(()) };
-        running.stop.send_replace(Some(grace.unwrap_or(hosted.ward.spec.grace)));
-        hosted.phase = Phase::Stopping;
+        let grace = grace.unwrap_or(hosted.ward.spec.grace);
+        let told = hosted.incarnation.clone();
+        match hosted.control.take().zip(told) {
+            None => return Ok(()),
+            Some((Control::Watched(stop), _)) => {
+                stop.send_replace(Some(grace));
+                hosted.control = Some(Control::Watched(stop));
+            }
+            Some((Control::Task(running), told)) => {
+                hosted.control = Some(Control::Stopping);
+                told.ordered.store(true, SeqCst);
+                let stop = task::stop(running, told, grace, leaked);
+                self.runs.spawn(async move { (slot, incarnation, stop.await) });
+            }
+            Some((Control::Stopping, _)) => hosted.control = Some(Control::Stopping),
+        }
+        self.wards[slot].phase = Phase::Stopping;
         self.note(slot, None);
         Ok(())
     }
 
     /// The present incarnation, if it has not ended.
     pub(crate) fn running(&self, slot: usize) -> Option<u64> {
-        self.wards.get(slot).and_then(|hosted| hosted.running.as_ref()).map(|r| r.incarnation.number)
+        self.wards.get(slot).filter(|hosted| hosted.control.is_some()).map(|hosted| hosted.number)
     }
 
     /// Waits until something happens to a ward. Cancel safe.
     pub(crate) async fn noticed(&mut self) -> Noticed {
+        let home = self.home.clone();
         loop {
             tokio::select! {
                 biased;
+                (incarnation, ended) = home.ends.next() => {
+                    return Noticed::Ended(incarnation.slot as usize, incarnation.number, Ended {
+                        rest: task::rest_of(incarnation, self.leaked.clone()).map(|rest| rest.boxed()),
+                        ..ended
+                    });
+                }
                 Some(ready) = self.readies.next() => {
                     if let Some((slot, number)) = ready {
                         return Noticed::Ready(slot, number);
@@ -347,22 +377,30 @@ impl Host {
         if let Some(rest) = ended.rest {
             self.rests.spawn(rest);
         }
-        let node = self.node.clone();
+        let node = self.home.node.clone();
         let hosted = &mut self.wards[slot];
-        hosted.running = None;
-        hosted.oldest_work = None;
+        // A task that ended by itself just when it was told to stop is told of twice.
+        if hosted.number != number || hosted.control.take().is_none() {
+            return;
+        }
+        if let Some(more) = &mut hosted.more {
+            more.oldest_work = None;
+        }
         // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
-        hosted.route.current.store(None);
+        if let Some(route) = &hosted.route {
+            route.current.store(None);
+        }
         hosted.phase = hosted.rest();
         hosted.failed = !matches!(ended.kind, v1::ExitKind::Done | v1::ExitKind::Stopped);
-        let error = ended.error.map(|e| e.at(&node, &hosted.ward.spec.name, number));
+        let error = ended.error.map(|e| e.at(&node, &hosted.ward.name, number));
         if let Some(error) = &error {
-            error.id().clone_into(&mut hosted.last_error_id);
-            error.what().clone_into(&mut hosted.status);
-            cut(&mut hosted.status, LONGEST_STATUS);
+            let more = hosted.more();
+            error.id().clone_into(&mut more.last_error_id);
+            error.what().clone_into(&mut more.status);
+            cut(&mut more.status, LONGEST_STATUS);
             // A failed call has been logged where it failed; a task or a program has not.
-            if !matches!(hosted.ward.work, ward::Work::Service { .. }) {
-                self.ledger.write(error);
+            if hosted.ward.kind() != v1::WardKind::Service {
+                self.home.ledger.write(error);
             }
         }
         let exit = v1::Exit {
@@ -380,9 +418,9 @@ impl Host {
             incarnation: hosted.number,
             state: wire::state(hosted.phase).into(),
             exit,
-            status: hosted.status.clone(),
+            status: hosted.more.as_ref().map(|more| more.status.clone()).unwrap_or_default(),
             at: Some(timestamp(Utc::now())),
-            fenced_replies: hosted.route.fenced.load(Relaxed),
+            fenced_replies: hosted.fenced(),
         });
     }
 
@@ -395,22 +433,9 @@ impl Host {
     pub(crate) fn sweep(&mut self, now: Duration) {
         for slot in 0..self.wards.len() {
             let hosted = &mut self.wards[slot];
-            hosted.sweep.turn(&hosted.heart, now);
-            let said = hosted.running.as_ref().map(|r| {
-                let mut said = r.incarnation.status.borrow().clone();
-                cut(&mut said, LONGEST_STATUS);
-                said
-            });
-            let fenced = hosted.route.fenced.load(Relaxed);
-            let mut news = std::mem::replace(&mut hosted.fenced, fenced) != fenced;
-            if let Some(said) = said
-                && !said.is_empty()
-                && said != hosted.status
-            {
-                hosted.status = said;
-                news = true;
-            }
-            if news {
+            let Some(incarnation) = &hosted.incarnation else { continue };
+            hosted.sweep.turn(&incarnation.heart, now);
+            if hosted.has_news() {
                 self.note(slot, None);
             }
         }
@@ -420,13 +445,17 @@ impl Host {
     pub(crate) fn beats(&mut self, now: Duration) -> Beats {
         let mut beats = Beats::default();
         for (slot, hosted) in (0..).zip(&mut self.wards) {
-            if hosted.sweep.pulsed(&hosted.heart) {
+            let Some(incarnation) = &hosted.incarnation else { continue };
+            if hosted.sweep.pulsed(&incarnation.heart) {
                 beats.pulsed.push(slot);
             }
-            let Delta { begun, ended, oldest } = hosted.sweep.delta(&hosted.heart, now);
-            hosted.work_begun += u64::from(begun);
-            hosted.work_ended += u64::from(ended);
-            hosted.oldest_work = oldest;
+            let Some(Delta { begun, ended, oldest }) = hosted.sweep.delta(&incarnation.heart, now) else {
+                continue;
+            };
+            let more = hosted.more();
+            more.work_begun += u64::from(begun);
+            more.work_ended += u64::from(ended);
+            more.oldest_work = oldest;
             if begun > 0 || ended > 0 || oldest.is_some() {
                 beats.worked.push(WorkBeat { slot, begun, ended, oldest });
             }
@@ -436,11 +465,23 @@ impl Host {
 
     /// All wards as they are now.
     pub(crate) fn view(&self) -> Vec<v1::Ward> {
-        self.wards.iter().map(|hosted| hosted.view(&self.node)).collect()
+        self.wards.iter().map(|hosted| hosted.view(&self.home.node)).collect()
+    }
+
+    /// All wards as a steward is told of them.
+    pub(crate) fn reports(&self) -> Vec<WardReport> {
+        let report = |hosted: &Hosted| WardReport {
+            spec: hosted.ward.promises(),
+            phase: hosted.phase,
+            incarnation: hosted.number,
+            held: hosted.held,
+            failed: hosted.failed,
+        };
+        self.wards.iter().map(report).collect()
     }
 
     fn get(&mut self, slot: usize) -> Result<&mut Hosted, Error> {
-        let node = self.node.clone();
+        let node = self.home.node.clone();
         self.wards
             .get_mut(slot)
             .ok_or_else(|| NodeError::Misconfigured(format!("node {node} has no ward in slot {slot}")).into())
@@ -461,6 +502,35 @@ fn short(error: Error) -> v1::Error {
 }
 
 impl Hosted {
+    fn new(ward: Ward, route: Option<Arc<Route>>) -> Self {
+        let tail = match &ward.work {
+            ward::Work::Watched(ward::Watched::Process(program)) => Some(Arc::new(Tail::new(program.output))),
+            _ => None,
+        };
+        Self {
+            ward,
+            route,
+            incarnation: None,
+            control: None,
+            sweep: Sweep::default(),
+            phase: Phase::Stopped,
+            held: false,
+            quarantined: false,
+            failed: false,
+            number: 0,
+            started_at: None,
+            more: tail.map(|tail| Box::new(More { tail: Some(tail), ..More::default() })),
+        }
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    fn seat(&self) -> Option<i32> {
+        self.more.as_ref()?.seat.group()
+    }
+
     fn other_incarnation(&self, asked: u64) -> Error {
         NodeError::OtherIncarnation { ward: self.ward.name().to_owned(), asked, present: self.number }.into()
     }
@@ -471,34 +541,68 @@ impl Hosted {
     }
 
     fn view(&self, node: &str) -> v1::Ward {
-        v1::Ward {
+        let spec = self.ward.promises();
+        let mut view = v1::Ward {
             node: node.to_owned(),
-            spec: Some(wire::ward_spec_message(&self.ward.spec, self.ward.kind(), &self.ward.services)),
+            spec: Some(wire::ward_spec_message(&spec, self.ward.kind(), &self.ward.services)),
             state: wire::state(self.phase).into(),
             verdict: v1::Verdict::Healthy.into(),
             incarnation: self.number,
             started_at: self.started_at.map(timestamp),
             restarts: self.number.saturating_sub(1),
-            last_error_id: self.last_error_id.clone(),
-            status: self.status.clone(),
-            work_in_progress: self.work_begun.saturating_sub(self.work_ended),
-            oldest_work: self.oldest_work.map(duration),
-            work_done: self.work_ended,
             held: self.held,
             failed: self.failed,
             usage: self.usage(),
-            fenced_replies: self.route.fenced.load(Relaxed),
+            fenced_replies: self.fenced(),
+            ..Default::default()
+        };
+        if let Some(more) = &self.more {
+            view.last_error_id = more.last_error_id.clone();
+            view.status = more.status.clone();
+            view.work_in_progress = more.work_begun.saturating_sub(more.work_ended);
+            view.oldest_work = more.oldest_work.map(duration);
+            view.work_done = more.work_ended;
         }
+        view
+    }
+
+    /// Replies of incarnations that were left behind.
+    fn fenced(&self) -> u64 {
+        self.route.as_ref().map_or(0, |route| route.fenced.load(Relaxed))
+    }
+
+    /// What it says of itself has changed, or more of its replies were fenced off.
+    fn has_news(&mut self) -> bool {
+        let fenced = self.fenced();
+        let known = self.more.as_ref().map_or((0, ""), |more| (more.fenced, more.status.as_str()));
+        let runs = self.control.is_some();
+        let status = self.incarnation.as_ref().and_then(|incarnation| incarnation.status());
+        let said = status.filter(|said| runs && !said.is_empty() && **said != known.1).map(|said| {
+            let mut said = said.clone();
+            cut(&mut said, LONGEST_STATUS);
+            said
+        });
+        let said = said.filter(|said| said != known.1);
+        if fenced == known.0 && said.is_none() {
+            return false;
+        }
+        let more = self.more();
+        more.fenced = fenced;
+        if let Some(said) = said {
+            more.status = said;
+        }
+        true
     }
 
     fn usage(&self) -> Option<v1::ProcessUsage> {
-        let (usage, group) = (self.usage?, self.seat.group()?);
+        let more = self.more.as_ref()?;
+        let (usage, group) = (more.usage?, more.seat.group()?);
         Some(v1::ProcessUsage {
             pid: group.unsigned_abs(),
             processes: usage.processes,
             cpu: Some(duration(usage.cpu)),
             resident_bytes: usage.resident,
-            at: Some(timestamp(self.measured_at)),
+            at: Some(timestamp(more.measured_at)),
         })
     }
 }

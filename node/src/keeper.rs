@@ -47,6 +47,8 @@ const SWEEP: Duration = Duration::from_millis(50);
 const LONGEST_TURN: Duration = Duration::from_millis(200);
 /// How often the own steward hears of heartbeats; a supervisor says how often it wants to.
 const OWN_REPORTS: Duration = Duration::from_millis(200);
+/// Snapshots may take one part in so many of the time, and one more.
+const PICTURE_SHARE: u32 = 9;
 /// How often the wards' runtime is asked for a sign of life.
 const PROBE: Duration = Duration::from_millis(100);
 /// A probe later than this is overdue.
@@ -84,6 +86,26 @@ pub struct NodeSnapshot {
     pub leaked_threads: u32,
 }
 
+/// Where snapshots are shown. They are made only if anyone looks: of a node of very many wards they would
+/// be most of its memory.
+pub(crate) struct Shown {
+    sender: watch::Sender<Arc<NodeSnapshot>>,
+    /// Handles share it, and clone it for those who look.
+    _own: Arc<watch::Receiver<Arc<NodeSnapshot>>>,
+}
+
+impl Shown {
+    pub(crate) fn new() -> (Self, Arc<watch::Receiver<Arc<NodeSnapshot>>>) {
+        let (sender, own) = watch::channel(Arc::default());
+        let own = Arc::new(own);
+        (Self { sender, _own: own.clone() }, own)
+    }
+
+    fn is_looked_at(&self) -> bool {
+        self.sender.receiver_count() > 1
+    }
+}
+
 /// What the keeper is given.
 pub(crate) struct Setup {
     pub(crate) info: v1::NodeInfo,
@@ -93,7 +115,7 @@ pub(crate) struct Setup {
     pub(crate) supervisor: Option<Endpoint>,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) health: HealthReporter,
-    pub(crate) snapshot: watch::Sender<Arc<NodeSnapshot>>,
+    pub(crate) shown: Shown,
     pub(crate) orders: mpsc::Receiver<Order>,
     /// Counts up on the wards' runtime.
     pub(crate) probe: Arc<AtomicU64>,
@@ -140,6 +162,9 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         swept_at: Duration::ZERO,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
+        leaked_shown: 0,
+        unseen: true,
+        next_picture: Duration::ZERO,
         scribe: Scribe::start(),
         tending: tend::Tending::default(),
         waiting: Vec::new(),
@@ -169,6 +194,11 @@ struct Keeper {
     probe_seen: (u64, Duration),
     /// Actions of the own steward still to be done.
     queue: Vec<Action>,
+    leaked_shown: u32,
+    /// Something has changed since the last snapshot.
+    unseen: bool,
+    /// No snapshot is made before.
+    next_picture: Duration,
     scribe: Scribe,
     tending: tend::Tending,
     /// Questions about output.
@@ -188,7 +218,7 @@ impl Keeper {
         mut inbox: mpsc::Receiver<Tidings>,
         owner_gone: CancellationToken,
     ) -> Result<(), Error> {
-        let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
+        let reports = self.setup.host.reports();
         self.queue = self.setup.mandate.take(self.now(), reports);
         self.settle().await;
         let mut sweep = tokio::time::interval(SWEEP);
@@ -330,10 +360,11 @@ impl Keeper {
             }
         }
         self.answer_waiting();
+        self.show();
         if self.setup.mandate.grace_is_over(now) {
             tracing::warn!(node = %self.name(), "no supervisor for too long: the node heals its own wards now");
             self.report_every = OWN_REPORTS;
-            let reports = self.setup.host.view().iter().map(wire::ward_report).collect();
+            let reports = self.setup.host.reports();
             self.queue.extend(self.setup.mandate.take(now, reports));
             self.publish();
         }
@@ -399,7 +430,8 @@ impl Keeper {
                 self.act(action);
             }
         }
-        if touched || self.setup.snapshot.borrow().leaked_threads != self.setup.host.leaked() {
+        let leaked = self.setup.host.leaked();
+        if std::mem::replace(&mut self.leaked_shown, leaked) != leaked || touched {
             self.publish();
         }
     }
@@ -517,14 +549,27 @@ impl Keeper {
         }
     }
 
-    fn publish(&self) {
-        self.setup.snapshot.send_replace(Arc::new(NodeSnapshot {
+    /// Shows how the node is, if anyone looks: at once, but where there are many wards not all the time.
+    fn publish(&mut self) {
+        self.unseen = true;
+        self.show();
+    }
+
+    fn show(&mut self) {
+        let begun = self.now();
+        if !self.unseen || begun < self.next_picture || !self.setup.shown.is_looked_at() {
+            return;
+        }
+        self.unseen = false;
+        self.setup.shown.sender.send_replace(Arc::new(NodeSnapshot {
             wards: self.setup.host.view(),
             draining: self.setup.draining.load(Relaxed),
             attending: self.welcomed,
             alone: self.setup.mandate.is_own(),
             leaked_threads: self.setup.host.leaked(),
         }));
+        let now = self.now();
+        self.next_picture = now + now.saturating_sub(begun) * PICTURE_SHARE;
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     entrance::{Entrance, Way},
     error::NodeError,
     host::Host,
-    keeper::{self, NodeSnapshot, Order, Setup},
+    keeper::{self, NodeSnapshot, Order, Setup, Shown},
     ledger::Ledger,
     mandate::Mandate,
     methods::Methods,
@@ -198,8 +198,8 @@ impl NodeBuilder {
         let boot = Uuid::now_v7();
         let info = self.info(address, boot);
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let snapshot = watch::Sender::new(Arc::new(NodeSnapshot::default()));
-        let handle = NodeHandle { orders, snapshot: snapshot.subscribe(), address };
+        let (shown, snapshot) = Shown::new();
+        let handle = NodeHandle { orders, snapshot, address };
         let origin = Instant::now();
         let seed = u64::from_le_bytes(boot.as_bytes()[8..].try_into().unwrap_or_default());
         let mandate = Mandate::new(self.name.as_str().into(), boot.as_u128(), self.groups.clone(), seed);
@@ -210,7 +210,7 @@ impl NodeBuilder {
             supervisor,
             draining,
             health,
-            snapshot,
+            shown,
             orders: inbox,
             probe: Arc::new(AtomicU64::new(0)),
             reexec: plan,
@@ -256,7 +256,7 @@ impl NodeBuilder {
     fn ways(
         &self,
         mut ways: HashMap<String, Way>,
-        wards: &[(Ward, Arc<Route>)],
+        wards: &[(Ward, Option<Arc<Route>>)],
     ) -> Result<HashMap<String, Way>, Error> {
         let mut names = std::collections::HashSet::new();
         for (ward, route) in wards {
@@ -264,7 +264,7 @@ impl NodeBuilder {
                 let twice = format!("node {} has two wards named {}", self.name, ward.name());
                 return Err(NodeError::Misconfigured(twice).into());
             }
-            for service in &ward.services {
+            for (service, route) in ward.services.iter().zip(std::iter::repeat(route).flatten()) {
                 if ways.insert(service.clone(), Way::Ward(route.clone())).is_some() {
                     let twice = format!("two wards of node {} answer the service {service}", self.name);
                     return Err(NodeError::Misconfigured(twice).into());
@@ -323,7 +323,8 @@ pub struct Node {
 #[derive(Clone, Debug)]
 pub struct NodeHandle {
     pub(crate) orders: mpsc::Sender<Order>,
-    snapshot: watch::Receiver<Arc<NodeSnapshot>>,
+    /// The one receiver that is always there: see [`Shown`].
+    snapshot: Arc<watch::Receiver<Arc<NodeSnapshot>>>,
     address: SocketAddr,
 }
 
@@ -333,9 +334,11 @@ impl NodeHandle {
         self.address
     }
 
-    /// How it is, now and at each change.
+    /// How it is, now and at each change (where there are thousands of wards, at some of them). Snapshots
+    /// are made only while there is a receiver: the first one's begins with the last that was made, and has
+    /// the present one within 50 ms.
     pub fn snapshots(&self) -> watch::Receiver<Arc<NodeSnapshot>> {
-        self.snapshot.clone()
+        (*self.snapshot).clone()
     }
 
     /// Takes no new calls, or takes them again. Does nothing to a node that has ended.

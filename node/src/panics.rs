@@ -86,20 +86,32 @@ pub(crate) fn discard<T>(thing: T) {
     }
 }
 
-/// A future of a ward's code: a panic in it becomes an error. So does one while it is dropped, be it
-/// because it is no longer wanted or because it panicked before.
-pub(crate) struct Contained<F>(Option<Pin<Box<F>>>);
+pin_project_lite::pin_project! {
+    /// A future of a ward's code: a panic in it becomes an error. So does one while it is dropped, be it
+    /// because it is no longer wanted or because it panicked before.
+    pub(crate) struct Contained<F> {
+        #[pin]
+        future: Option<F>,
+    }
 
-impl<F: Future> Contained<F> {
-    pub(crate) fn new(future: F) -> Self {
-        Self(Some(Box::pin(future)))
+    impl<F> PinnedDrop for Contained<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.discard();
+        }
     }
 }
 
-impl<F> Drop for Contained<F> {
-    fn drop(&mut self) {
-        if let Some(future) = self.0.take() {
-            discard(future);
+impl<F> Contained<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self { future: Some(future) }
+    }
+
+    fn discard(self: Pin<&mut Self>) {
+        let mut future = self.project().future;
+        if future.is_some()
+            && let Err(panic) = contain(|| future.set(None))
+        {
+            panic.log();
         }
     }
 }
@@ -108,17 +120,14 @@ impl<F: Future> Future for Contained<F> {
     type Output = Result<F::Output, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(future) = self.0.as_mut() else { return Poll::Pending };
-        match contain(|| future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(output)) => {
-                discard(self.0.take());
-                Poll::Ready(Ok(output))
-            }
-            Err(panic) => {
-                discard(self.0.take());
-                Poll::Ready(Err(panic))
-            }
+        let Some(future) = self.as_mut().project().future.as_pin_mut() else { return Poll::Pending };
+        let polled = contain(|| future.poll(cx));
+        if !matches!(polled, Ok(Poll::Pending)) {
+            self.discard();
+        }
+        match polled {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
         }
     }
 }

@@ -31,15 +31,18 @@
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
-use tokio::{sync::oneshot, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
 use wardkeep_proto::{Error, v1};
 use wardkeep_steward::{Cause, Event, WardId};
 
 use crate::{
     NodeBuilder, NodeSnapshot, WardContext,
-    context::Incarnation,
+    context::{Home, Incarnation},
     entrance::Entrance,
-    heart::Heart,
     keeper::{self, Order},
     ledger::Ledger,
     node::{Bare, NodeHandle},
@@ -61,11 +64,9 @@ impl TestContext {
     /// The context of the first incarnation of a ward of this name. To be called in a tokio runtime.
     pub fn new(ward: &str) -> Self {
         let ledger = Ledger::new();
-        let heart = Arc::new(Heart::new(None));
         let runtime = tokio::runtime::Handle::current();
-        let guard = Arc::default();
-        let incarnation =
-            Incarnation::new("test".into(), ward.into(), 1, heart, runtime, ledger.clone(), guard);
+        let home = Home::new("test".into(), runtime, ledger.clone(), Arc::default());
+        let incarnation = Incarnation::new(home, ward.into(), 0, 1, None);
         Self { context: WardContext::of_ward(incarnation.clone()), incarnation, ledger }
     }
 
@@ -91,7 +92,7 @@ impl TestContext {
 
     /// What it says of itself.
     pub fn status(&self) -> String {
-        self.incarnation.status.borrow().clone()
+        self.incarnation.status().map(|status| status.clone()).unwrap_or_default()
     }
 
     /// Errors that it has reported since the last call, dropped units of work among them.
@@ -101,7 +102,7 @@ impl TestContext {
 
     /// Tells it to stop, as the first step of the stop ladder does.
     pub fn stop(&self) {
-        self.incarnation.stop.cancel();
+        self.incarnation.stop();
     }
 }
 
@@ -114,6 +115,7 @@ fn taken(ledger: &Ledger) -> Vec<Error> {
 /// for fails the test, with what it saw instead, after ten minutes by the test's clock.
 pub struct TestNode {
     handle: NodeHandle,
+    snapshots: watch::Receiver<Arc<NodeSnapshot>>,
     entrance: Entrance,
     ledger: Ledger,
     name: Arc<str>,
@@ -138,7 +140,8 @@ impl TestNode {
         // There is no server to wait for.
         setup.server_ended.cancel();
         let name = setup.info.name.as_str().into();
-        let node = Self { handle, entrance, ledger: setup.ledger.clone(), name };
+        let snapshots = handle.snapshots();
+        let node = Self { handle, snapshots, entrance, ledger: setup.ledger.clone(), name };
         let mut beat = JoinSet::new();
         beat.spawn(keeper::beat(setup.probe.clone()));
         let mut keeper = std::pin::pin!(keeper::run(setup));
@@ -169,7 +172,7 @@ impl TestNode {
 
     /// How it is now.
     pub fn now(&self) -> Arc<NodeSnapshot> {
-        self.handle.snapshots().borrow().clone()
+        self.snapshots.borrow().clone()
     }
 
     /// Waits until it is as the test wants it.
@@ -178,7 +181,7 @@ impl TestNode {
     /// If that takes longer than ten minutes by the test's clock.
     #[allow(clippy::panic, reason = "this is for tests")]
     pub async fn until(&self, so: impl Fn(&NodeSnapshot) -> bool) -> Arc<NodeSnapshot> {
-        let mut snapshots = self.handle.snapshots();
+        let mut snapshots = self.snapshots.clone();
         let seen = timeout(PATIENCE, snapshots.wait_for(|now| so(now))).await;
         match seen {
             Ok(Ok(now)) => now.clone(),

@@ -30,7 +30,7 @@ pub(crate) fn serve(
     presence: Presence,
     request: Request<Body>,
 ) -> Response<Body> {
-    let runtime = &call.incarnation().runtime;
+    let runtime = &call.incarnation().home.runtime;
     let run = AbortOnDropHandle::new(runtime.spawn(call.clone().handle(pass, presence, request)));
     let of_run = call.clone();
     let answer = run.map(move |ended| match ended {

@@ -172,7 +172,7 @@ async fn find(
                 Found::Nothing => {
                     let run = Arc::new(Run {
                         stage: watch::Sender::new(Stage::Queued),
-                        cut: call.incarnation().abort.child_token(),
+                        cut: call.incarnation().abort().child_token(),
                         callers: AtomicUsize::new(1),
                     });
                     memory.begin(key.clone(), hash, run.clone());
@@ -180,7 +180,7 @@ async fn find(
                     if let Some(request) = request.take() {
                         let incarnation = call.incarnation();
                         let carried_out = running.carry_out(call.clone(), request);
-                        drop(incarnation.work.spawn_on(carried_out, &incarnation.runtime));
+                        drop(incarnation.work().spawn_on(carried_out, &incarnation.home.runtime));
                     }
                     return Ok(FoundReply::Wait(Waiting::new(twins, run, false)));
                 }

@@ -34,14 +34,10 @@ fn pulse(steward: &mut Steward, from: Duration, until: Duration, slots: &[u32]) 
             Event::Tick
         };
         for action in steward.step(now, event) {
-            match action {
-                Action::Note(Note {
-                    ward: Some(ward), what: What::WardVerdict(Verdict::Stalled), ..
-                }) => {
-                    stalled.push((now, ward.ward.to_string()));
-                }
-                _ => {}
-            }
+            let Action::Note(Note { ward, what: What::WardVerdict(Verdict::Stalled), .. }) = action else {
+                continue;
+            };
+            stalled.extend(ward.map(|id| (now, id.ward.to_string())));
         }
         now = steward.next_wake().map_or(next_report, |wake| wake.min(next_report));
     }

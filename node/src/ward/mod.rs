@@ -10,7 +10,7 @@ mod process;
 mod program;
 mod sd_notify;
 mod service;
-mod task;
+pub(crate) mod task;
 
 use std::{
     convert::Infallible,
@@ -44,7 +44,7 @@ use crate::{
 
 pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
 type ServiceFactory = Arc<dyn Fn(WardContext) -> BoxedService + Send + Sync>;
-type TaskFactory = Arc<dyn Fn(WardContext) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
+type TaskFactory = Arc<dyn task::Launch>;
 
 /// What is abandoned gets this long, after its grace and its abort, before it is left behind.
 const ABORT_PATIENCE: Duration = Duration::from_millis(250);
@@ -52,7 +52,9 @@ const ABORT_PATIENCE: Duration = Duration::from_millis(250);
 /// One supervised unit of a node: a tonic service, a background task or an external program.
 #[derive(Clone)]
 pub struct Ward {
-    pub(crate) spec: WardSpec,
+    pub(crate) name: Arc<str>,
+    /// Wards that differ by name only share it: the name in it is nobody's.
+    pub(crate) spec: Arc<WardSpec>,
     pub(crate) services: Vec<String>,
     pub(crate) work: Work,
     /// Something was asked of it that only service wards have.
@@ -88,8 +90,14 @@ impl Terms {
 
 #[derive(Clone)]
 pub(crate) enum Work {
-    Service { factory: ServiceFactory, terms: Terms },
     Task(TaskFactory),
+    Watched(Watched),
+}
+
+/// What is run by a task of its host's, beside what it consists of.
+#[derive(Clone)]
+pub(crate) enum Watched {
+    Service { factory: ServiceFactory, terms: Terms },
     Process(Arc<Program>),
 }
 
@@ -121,7 +129,7 @@ impl Ward {
         S::Future: Send + 'static,
     {
         let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
-        let mut ward = Self::new(name, Work::Service { factory, terms: Terms::default() });
+        let mut ward = Self::new(name, Work::Watched(Watched::Service { factory, terms: Terms::default() }));
         ward.services.push(S::NAME.to_owned());
         ward
     }
@@ -133,33 +141,38 @@ impl Ward {
         F: Fn(WardContext) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Error>> + Send + 'static,
     {
-        let factory: TaskFactory = Arc::new(move |context| Box::pin(factory(context)));
-        Self::new(name, Work::Task(factory))
+        Self::new(name, Work::Task(Arc::new(task::Factory(factory))))
     }
 
     /// An external program, in a process group of its own.
     pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
         let pulse_timeout = program.default_pulse_timeout();
-        let mut ward = Self::new(name, Work::Process(Arc::new(program)));
-        ward.spec.pulse_timeout = pulse_timeout;
+        let mut ward = Self::new(name, Work::Watched(Watched::Process(Arc::new(program))));
+        Arc::make_mut(&mut ward.spec).pulse_timeout = pulse_timeout;
         ward
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
-        Self { spec: WardSpec::new(name), services: Vec::new(), work, misplaced: None }
+        Self {
+            name: name.into(),
+            spec: Arc::new(WardSpec::new("")),
+            services: Vec::new(),
+            work,
+            misplaced: None,
+        }
     }
 
     /// Puts it into a group. A name without a declaration has the default strategy and limits.
     #[must_use]
     pub fn group(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.spec.group = Some(name.into());
+        Arc::make_mut(&mut self.spec).group = Some(name.into());
         self
     }
 
     /// What follows its end.
     #[must_use]
     pub fn restart(mut self, restart: Restart) -> Self {
-        self.spec.restart = restart;
+        Arc::make_mut(&mut self.spec).restart = restart;
         self
     }
 
@@ -168,15 +181,15 @@ impl Ward {
     /// begins anew: a stream must say something at least this often.
     #[must_use]
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
-        self.spec.stall_timeout = Some(timeout);
+        Arc::make_mut(&mut self.spec).stall_timeout = Some(timeout);
         self
     }
 
     /// The ward's code calls [`WardContext::pulse`] (a program: `WATCHDOG=1`) at least this often.
     #[must_use]
     pub fn pulse_timeout(mut self, timeout: Duration) -> Self {
-        self.spec.pulse_timeout = Some(timeout);
-        if let Work::Process(program) = &mut self.work {
+        Arc::make_mut(&mut self.spec).pulse_timeout = Some(timeout);
+        if let Work::Watched(Watched::Process(program)) = &mut self.work {
             Arc::make_mut(program).pulses_within(timeout);
         }
         self
@@ -185,28 +198,28 @@ impl Ward {
     /// It must be ready this long after its start.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
-        self.spec.start_timeout = Some(timeout);
+        Arc::make_mut(&mut self.spec).start_timeout = Some(timeout);
         self
     }
 
     /// What a stop allows before it becomes forceful.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.spec.grace = grace;
+        Arc::make_mut(&mut self.spec).grace = grace;
         self
     }
 
     /// Its end counts for the automatic shutdown of its group. For transient and temporary wards.
     #[must_use]
     pub fn significant(mut self) -> Self {
-        self.spec.significant = true;
+        Arc::make_mut(&mut self.spec).significant = true;
         self
     }
 
     /// It does not start with its node but when an operator starts it.
     #[must_use]
     pub fn manual_start(mut self) -> Self {
-        self.spec.manual_start = true;
+        Arc::make_mut(&mut self.spec).manual_start = true;
         self
     }
 
@@ -256,19 +269,22 @@ impl Ward {
     ///
     /// # Errors
     /// What does not go together, in one line.
-    pub(crate) fn route(&self, methods: &Methods) -> Result<Arc<Route>, String> {
+    pub(crate) fn route(&self, methods: &Methods) -> Result<Option<Arc<Route>>, String> {
+        if self.services.is_empty() {
+            return Ok(None);
+        }
         let limits = match &self.work {
-            Work::Service { terms, .. } => terms.dedupe,
+            Work::Watched(Watched::Service { terms, .. }) => terms.dedupe,
             _ => None,
         };
         let twins = limits.map(|limits| Twins::new(limits, &self.services, methods)).transpose();
         let twins = twins.map_err(|what| format!("ward {}: {what}", self.name()))?;
-        Ok(Route::new(self.spec.name.clone(), twins))
+        Ok(Some(Route::new(self.name.clone(), twins)))
     }
 
     fn on_terms(mut self, what: &'static str, set: impl FnOnce(&mut Terms)) -> Self {
         match &mut self.work {
-            Work::Service { terms, .. } => set(terms),
+            Work::Watched(Watched::Service { terms, .. }) => set(terms),
             _ => self.misplaced = Some(what),
         }
         self
@@ -276,7 +292,7 @@ impl Ward {
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.spec.name
+        &self.name
     }
 
     /// What does not go together, in one line.
@@ -285,18 +301,23 @@ impl Ward {
             return Err(format!("ward {}: {what} is for service wards", self.name()));
         }
         let checked = match &self.work {
-            Work::Process(program) => program.check(self.spec.pulse_timeout),
-            Work::Service { terms, .. } => terms.check().map_err(str::to_owned),
+            Work::Watched(Watched::Process(program)) => program.check(self.spec.pulse_timeout),
+            Work::Watched(Watched::Service { terms, .. }) => terms.check().map_err(str::to_owned),
             Work::Task(_) => Ok(()),
         };
         checked.map_err(|what| format!("ward {}: {what}", self.name()))
     }
 
+    /// What it promises, under its name.
+    pub(crate) fn promises(&self) -> WardSpec {
+        WardSpec { name: self.name.clone(), ..(*self.spec).clone() }
+    }
+
     pub(crate) fn kind(&self) -> v1::WardKind {
         match self.work {
-            Work::Service { .. } => v1::WardKind::Service,
+            Work::Watched(Watched::Service { .. }) => v1::WardKind::Service,
             Work::Task(_) => v1::WardKind::Task,
-            Work::Process(_) => v1::WardKind::Process,
+            Work::Watched(Watched::Process(_)) => v1::WardKind::Process,
         }
     }
 }
@@ -304,6 +325,7 @@ impl Ward {
 impl fmt::Debug for Ward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ward")
+            .field("name", &self.name)
             .field("kind", &self.kind())
             .field("spec", &self.spec)
             .field("services", &self.services)
@@ -385,7 +407,7 @@ impl Drop for Seated {
 /// Runs one incarnation to its end. `ready` is called when it has begun to serve. Never takes
 /// longer after an order to stop than its grace and a constant, whatever the ward's code does.
 pub(crate) async fn run(
-    work: Work,
+    work: Watched,
     route: Arc<Route>,
     incarnation: Arc<Incarnation>,
     stop: StopSignal,
@@ -393,11 +415,10 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
-        Work::Service { factory, terms } => {
+        Watched::Service { factory, terms } => {
             service::run(factory, terms, route, incarnation, stop, shared.leaked, ready).await
         }
-        Work::Task(factory) => task::run(factory, incarnation, stop, shared.leaked, ready).await,
-        Work::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
+        Watched::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
     }
 }
 

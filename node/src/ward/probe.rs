@@ -48,14 +48,14 @@ impl Probe {
                         ready();
                     }
                     if !std::mem::replace(&mut well, true) {
-                        incarnation.status.send_replace("its health probe succeeds again".to_owned());
+                        incarnation.set_status("its health probe succeeds again".to_owned());
                     }
                 }
                 // That it does not answer at once is no news.
                 Err(_) if ready.is_some() => {}
                 Err(why) => {
                     well = false;
-                    incarnation.status.send_replace(format!("its health probe fails: {why}"));
+                    incarnation.set_status(format!("its health probe fails: {why}"));
                 }
             }
         }

@@ -83,7 +83,7 @@ pub(super) async fn run(
             grace = ordered_to_stop(&mut stop) => break grace,
         }
     };
-    incarnation.stop.cancel();
+    incarnation.stop();
     stop_group(&program, child, group, grace, output).await
 }
 
@@ -111,8 +111,8 @@ fn heed(
             }
             Message::Pulse if probed => {}
             Message::Pulse => incarnation.heart.pulse(),
-            Message::Status(text) => drop(incarnation.status.send_replace(text)),
-            Message::Stopping => drop(incarnation.status.send_replace("stopping".to_owned())),
+            Message::Status(text) => incarnation.set_status(text),
+            Message::Stopping => incarnation.set_status("stopping".to_owned()),
         }
     }
 }

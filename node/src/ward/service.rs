@@ -67,7 +67,7 @@ pub(super) async fn run(
 ) -> Ended {
     // The factory is the ward's code: it runs where the ward's code runs, and may panic or hang.
     let context = WardContext::of_ward(incarnation.clone());
-    let mut building = incarnation.runtime.spawn(Contained::new(async move { factory(context) }));
+    let mut building = incarnation.home.runtime.spawn(Contained::new(async move { factory(context) }));
     let service = tokio::select! {
         built = &mut building => match built {
             Ok(Ok(service)) => service,
@@ -97,11 +97,11 @@ pub(super) async fn run(
     tokio::select! {
         failure = incarnation.failed() => {
             route.current.store(None);
-            incarnation.stop.cancel();
+            incarnation.stop();
             // Its replacement does not wait for the calls that may still finish.
             let rest = async move {
                 if !drain(&incarnation, Duration::from_secs(5)).await {
-                    counted(leaked, async { incarnation.work.wait().await }).await;
+                    counted(leaked, async { incarnation.work().wait().await }).await;
                 }
             };
             Ended {
@@ -113,11 +113,11 @@ pub(super) async fn run(
         }
         grace = ordered_to_stop(&mut stop) => {
             route.current.store(None);
-            incarnation.stop.cancel();
+            incarnation.stop();
             if drain(&incarnation, grace).await {
                 Ended::new(v1::ExitKind::Stopped)
             } else {
-                let rest = async move { incarnation.work.wait().await };
+                let rest = async move { incarnation.work().wait().await };
                 Ended { rest: Some(Box::pin(counted(leaked, rest))), ..Ended::new(v1::ExitKind::Abandoned) }
             }
         }
@@ -126,10 +126,10 @@ pub(super) async fn run(
 
 /// Lets calls finish for `grace`, then drops them. False: some of it does not return.
 async fn drain(incarnation: &Incarnation, grace: Duration) -> bool {
-    incarnation.work.close();
-    if timeout(grace, incarnation.work.wait()).await.is_ok() {
+    incarnation.work().close();
+    if timeout(grace, incarnation.work().wait()).await.is_ok() {
         return true;
     }
-    incarnation.abort.cancel();
-    timeout(ABORT_PATIENCE, incarnation.work.wait()).await.is_ok()
+    incarnation.abort().cancel();
+    timeout(ABORT_PATIENCE, incarnation.work().wait()).await.is_ok()
 }

@@ -284,6 +284,8 @@ pub fn trouble(insides: &Insides) -> Ward {
 /// A node that runs within the test's process.
 pub struct Running {
     pub handle: NodeHandle,
+    /// So that there is always a snapshot.
+    _looks: watch::Receiver<Arc<NodeSnapshot>>,
     stop: Option<oneshot::Sender<()>>,
     run: JoinHandle<Result<(), Error>>,
 }
@@ -298,6 +300,7 @@ pub async fn start(builder: NodeBuilder) -> Running {
     });
     let node = builder.descriptors(wardkeep_proto::FILE_DESCRIPTOR_SET).bind("127.0.0.1:0").await.unwrap();
     let handle = node.handle();
+    let looks = handle.snapshots();
     let (stop, stopped) = oneshot::channel::<()>();
     let run = tokio::task::spawn(async move {
         node.run_until(async move {
@@ -305,7 +308,7 @@ pub async fn start(builder: NodeBuilder) -> Running {
         })
         .await
     });
-    Running { handle, stop: Some(stop), run }
+    Running { handle, _looks: looks, stop: Some(stop), run }
 }
 
 /// Starts a node with these wards and no supervisor.
