@@ -53,10 +53,11 @@ struct Node {
 }
 
 impl Node {
-    async fn start(solver: Solver, program: &Path) -> Self {
+    /// `dir`: for its temporary files, of which some are left when it is killed.
+    async fn start(dir: &TempDir, solver: Solver, program: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sat-portfolio"));
         command.args(["node", "--until-eof", "--solver", solver.name(), "--program"]).arg(program);
-        command.env_remove("WARDKEEP_SUPERVISOR").env("RUST_LOG", "error");
+        command.env_remove("WARDKEEP_SUPERVISOR").env("RUST_LOG", "error").env("TMPDIR", dir.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -129,7 +130,7 @@ fn installed(solvers: &[Solver]) -> bool {
     }
     let why = format!("no SAT solver installed, or not all that this needs: {}", missing.join(" "));
     assert!(env::var_os("WARDKEEP_CI").is_none_or(|value| value != "1"), "{why}");
-    println!("skipped: {why}");
+    eprintln!("skipped: {why}");
     false
 }
 
@@ -144,9 +145,9 @@ async fn the_first_answer_wins_and_the_process_groups_of_the_others_are_gone() {
     mkfifo(&gate, Mode::S_IRWXU).unwrap();
     let winner = Solver::Cryptominisat.find().unwrap();
     let text = format!("read -r _ <'{}'\nexec '{}' \"$@\"", gate.display(), winner.display());
-    let winner = Node::start(Solver::Cryptominisat, &script(&dir, "cryptominisat", &text)).await;
-    let minisat = Node::start(Solver::Minisat, &Solver::Minisat.find().unwrap()).await;
-    let cadical = Node::start(Solver::Cadical, &Solver::Cadical.find().unwrap()).await;
+    let winner = Node::start(&dir, Solver::Cryptominisat, &script(&dir, "cryptominisat", &text)).await;
+    let minisat = Node::start(&dir, Solver::Minisat, &Solver::Minisat.find().unwrap()).await;
+    let cadical = Node::start(&dir, Solver::Cadical, &Solver::Cadical.find().unwrap()).await;
 
     let instance = Family::Parity.make(60, 1);
     let nodes = [("minisat", &*minisat.uri), ("cryptominisat", &*winner.uri), ("cadical", &*cadical.uri)];
@@ -174,10 +175,10 @@ async fn nothing_of_a_solver_is_left_when_its_caller_leaves_its_time_is_up_or_it
     let dir = tempfile::tempdir().unwrap();
     let program = script(&dir, "busy", BUSY);
     for way in ["the caller leaves", "its time is up", "the node ends", "the node is killed"] {
-        let mut node = Node::start(Solver::Picosat, &program).await;
+        let mut node = Node::start(&dir, Solver::Picosat, &program).await;
         let (pid, uri) = (node.pid(), node.uri.clone());
         let mut client = client([("busy", &*uri)]);
-        let seconds = if way == "its time is up" { 3 } else { 600 };
+        let seconds = if way == "its time is up" { 10 } else { 600 };
         let mut call = Box::pin(client.solve(request(UNSATISFIABLE, seconds)));
         let nodes = [pid];
         let groups = tokio::select! {

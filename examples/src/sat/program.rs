@@ -17,10 +17,11 @@ use tokio::{
     time::Instant,
 };
 
-/// Becomes the program. Beside it, in its group, waits what kills the group when the pipe to the node closes.
+/// Becomes the program. Beside it, in its group, waits what kills the group when the pipe to the node closes; it is no
+/// child of the program, which may wait for its children.
 const SHELL: &str = r#"
 exec 3<&0 </dev/null
-{ read -r _; kill -s KILL 0; } <&3 >/dev/null 2>&1 &
+({ read -r _; kill -s KILL 0; } <&3 >/dev/null 2>&1 &)
 exec "$@" 3<&-
 "#;
 /// Most that is kept of what a program prints to its standard error.

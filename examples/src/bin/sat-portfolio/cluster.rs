@@ -93,8 +93,14 @@ impl Cluster {
         let channel = wardkeep_client::endpoint(supervisor).map_err(Failure::usage)?.connect_lazy();
         let mut operator = OperatorClient::new(channel);
         let asked = operator.get_fleet(v1::GetFleetRequest {});
-        let asked = timeout(START_PATIENCE, asked).await.map_err(Failure::failed)?;
-        let fleet = asked.map_err(|status| Failure::failed(Error::from_status(&status)))?.into_inner();
+        let asked = timeout(START_PATIENCE, asked)
+            .await
+            .map_err(|_| Failure::failed(format!("the supervisor {supervisor} does not answer")))?;
+        let fleet = asked
+            .map_err(|status| {
+                Failure::failed(format!("the supervisor {supervisor} cannot be asked: {}", status.message()))
+            })?
+            .into_inner();
         let nodes = fleet.nodes.into_iter().filter(|node| node.attending).filter_map(|node| node.info);
         let nodes: Vec<SolverNode> = nodes
             .filter(|info| info.labels.contains_key("solver"))
