@@ -185,21 +185,17 @@ fn score(first: &str, names: &[String], rows: &[&Row], limit: f64) -> Vec<String
 fn last_words(out: &mut impl io::Write, names: &[String], rows: &[&Row], limit: f64) -> io::Result<()> {
     let alone = alone(names, rows);
     let portfolio: Vec<Time> = rows.iter().map(|row| row.portfolio).collect();
-    let solved = |times: &[Time]| times.iter().flatten().count();
     if let Some(best) = best(&alone, limit) {
-        let (single, at_once) = (par2(&alone[best], limit), par2(&portfolio, limit));
-        writeln!(
-            out,
-            "\nAll at once: {} of {} solved, PAR-2 {at_once:.2}. The best alone ({}): {} solved, {single:.2}, \
-             {:.2} times that. The virtual best: {} solved, {:.2}.",
-            solved(&portfolio),
-            rows.len(),
-            names[best],
-            solved(&alone[best]),
-            single / at_once.max(f64::MIN_POSITIVE),
-            solved(&virtual_best(&alone)),
-            par2(&virtual_best(&alone), limit),
-        )?;
+        let virtual_best = virtual_best(&alone);
+        writeln!(out)?;
+        for (who, times) in [
+            ("all at once".to_owned(), &portfolio),
+            (format!("the best alone, {}", names[best]), &alone[best]),
+            ("the virtual best".to_owned(), &virtual_best),
+        ] {
+            let (solved, score) = (times.iter().flatten().count(), par2(times, limit));
+            writeln!(out, "{solved} of {} solved, PAR-2 {score:.2}: {who}", rows.len())?;
+        }
     }
     let mut gone: Vec<Duration> = rows.iter().flat_map(|row| &row.gone).copied().collect();
     gone.sort_unstable();
