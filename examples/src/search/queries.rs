@@ -6,6 +6,7 @@ use std::{collections::HashMap, fmt};
 use memchr::memmem;
 
 use super::{Corpus, File, Query};
+use crate::random::SplitMix64;
 
 /// A word counts as rare when at most this many files have it.
 const RARE_FILES: u32 = 2;
@@ -178,28 +179,6 @@ fn files_per_word(corpus: &Corpus) -> HashMap<&str, u32> {
         }
     }
     counts.into_iter().map(|(word, (files, _))| (word, files)).collect()
-}
-
-/// A small generator whose sequence is fixed for ever, so that a seed in a report can be used again.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// A number below `bound`, or nothing when there is none. The bias is 2^-40 for bounds met here.
-    fn below(&mut self, bound: usize) -> Option<usize> {
-        let bound = u64::try_from(bound).ok().filter(|&bound| bound > 0)?;
-        usize::try_from(self.next() % bound).ok()
-    }
-
-    fn pick<'s, T>(&mut self, from: &'s [T]) -> Option<&'s T> {
-        self.below(from.len()).and_then(|at| from.get(at))
-    }
 }
 
 #[cfg(test)]

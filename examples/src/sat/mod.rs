@@ -1,0 +1,15 @@
+//! Deciding formulas with the SAT solvers of others.
+//!
+//! * [`Formula`]: reads and writes DIMACS, and checks models;
+//! * [`Solver`]: the solvers that are known, how they are called and how their answers are read;
+//! * [`program`]: runs a program for one request, and kills all of it when nobody waits any more;
+//! * [`Family`]: formulas to try them with.
+
+mod family;
+mod formula;
+pub mod program;
+mod solver;
+
+pub use family::{Family, Instance};
+pub use formula::{BadFormula, Formula, MOST_VARIABLES};
+pub use solver::{Answer, NoAnswer, Solver};
