@@ -27,6 +27,7 @@ use wardkeep_proto::{Error, context};
 
 use crate::{
     call::{self, Call, Presence},
+    entrance::refuse,
     error::NodeError,
     memory::{Found, Key, Limits, Memory},
     methods::Methods,
@@ -121,6 +122,8 @@ pub(crate) async fn serve(
             return tied::begun(call_, reply.boxed());
         }
         Ok(FoundReply::Answer(answer)) => return answer.tell(&call, Some("replayed")),
+        // The caller has gone in the middle of it: nobody is told.
+        Ok(FoundReply::BrokeOff) => return refuse(NodeError::Cancelled.into()),
         Err(error) => return call.fail(error),
     };
     let begun = match call.before_its_end(waiting.begins()).await {
@@ -145,6 +148,7 @@ pub(crate) async fn serve(
 enum FoundReply {
     Wait(Waiting),
     Answer(Arc<Answer>),
+    BrokeOff,
 }
 
 async fn find(
@@ -155,7 +159,7 @@ async fn find(
 ) -> Result<FoundReply, Error> {
     let method = call.context.method.clone();
     let (parts, body) = request.into_parts();
-    let body = read(body, twins.most_bytes, &method).await?;
+    let Some(body) = read(body, twins.most_bytes, &method).await? else { return Ok(FoundReply::BrokeOff) };
     let hash = twins.hasher.hash_one(&body);
     let key = (id, method);
     let mut request = Some(Request::from_parts(parts, Body::new(Full::new(body))));
@@ -197,19 +201,18 @@ async fn find(
     }
 }
 
-/// Reads a request whole.
-async fn read(mut body: Body, limit: usize, method: &str) -> Result<Bytes, Error> {
+/// Reads a request whole; `None` if it did not come whole.
+async fn read(mut body: Body, limit: usize, method: &str) -> Result<Option<Bytes>, Error> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        // The caller has gone in the middle of it: nobody is told.
-        let frame = frame.map_err(|_| Error::from(NodeError::Cancelled))?;
+        let Ok(frame) = frame else { return Ok(None) };
         let Ok(chunk) = frame.into_data() else { continue };
         if whole.len() + chunk.len() > limit {
             return Err(NodeError::RequestTooLong { method: method.to_owned(), limit }.into());
         }
         whole.extend_from_slice(&chunk);
     }
-    Ok(whole.freeze())
+    Ok(Some(whole.freeze()))
 }
 
 /// A run as its task has it: whatever becomes of that, those who wait are told.
