@@ -162,38 +162,38 @@ async fn find(
     let Some(body) = read(body, twins.most_bytes, &method).await? else { return Ok(FoundReply::BrokeOff) };
     let hash = twins.hasher.hash_one(&body);
     let key = (id, method);
-    let mut request = Some(Request::from_parts(parts, Body::new(Full::new(body))));
+    let request = Request::from_parts(parts, Body::new(Full::new(body)));
+    let incarnation = call.incarnation();
+    let run = Arc::new(Run {
+        stage: watch::Sender::new(Stage::Queued),
+        cut: incarnation.abort.child_token(),
+        callers: AtomicUsize::new(1),
+    });
     loop {
-        let leaving = {
+        let found = {
             let mut memory = twins.memory();
-            match memory.find(&key, hash, Instant::now()) {
-                Found::Ended(answer) => return Ok(FoundReply::Answer(answer)),
-                Found::Running(run) if run.cut.is_cancelled() => run,
-                Found::Running(run) => {
-                    run.callers.fetch_add(1, Relaxed);
-                    return Ok(FoundReply::Wait(Waiting::new(twins, run, true)));
-                }
-                Found::Nothing => {
-                    let run = Arc::new(Run {
-                        stage: watch::Sender::new(Stage::Queued),
-                        cut: call.incarnation().abort.child_token(),
-                        callers: AtomicUsize::new(1),
-                    });
-                    memory.begin(key.clone(), hash, run.clone());
-                    let running = Running { twins: twins.clone(), key, run: run.clone(), settled: false };
-                    if let Some(request) = request.take() {
-                        let incarnation = call.incarnation();
-                        let carried_out = running.carry_out(call.clone(), request);
-                        drop(incarnation.work.spawn_on(carried_out, &incarnation.runtime));
-                    }
-                    return Ok(FoundReply::Wait(Waiting::new(twins, run, false)));
-                }
-                Found::ReplyGone => return Err(NodeError::AlreadyDone { method: key.1.to_string() }.into()),
-                Found::Other => return Err(NodeError::RequestIdReused { method: key.1.to_string() }.into()),
-                Found::NoRoom => {
-                    return Err(NodeError::TooManyToRemember(call.incarnation().ward.to_string()).into());
-                }
+            let found = memory.find(&key, hash, Instant::now());
+            match &found {
+                Found::Running(run) if !run.cut.is_cancelled() => _ = run.callers.fetch_add(1, Relaxed),
+                Found::Nothing => memory.begin(key.clone(), hash, run.clone()),
+                _ => {}
             }
+            found
+        };
+        let leaving = match found {
+            Found::Ended(answer) => return Ok(FoundReply::Answer(answer)),
+            Found::Running(run) if run.cut.is_cancelled() => run,
+            Found::Running(run) => return Ok(FoundReply::Wait(Waiting::new(twins, run, true))),
+            Found::Nothing => {
+                let waiting = Waiting::new(twins, run.clone(), false);
+                let running = Running { twins: twins.clone(), key, run, settled: false };
+                let carried_out = running.carry_out(call.clone(), request);
+                drop(incarnation.work.spawn_on(carried_out, &incarnation.runtime));
+                return Ok(FoundReply::Wait(waiting));
+            }
+            Found::ReplyGone => return Err(NodeError::AlreadyDone { method: key.1.to_string() }.into()),
+            Found::Other => return Err(NodeError::RequestIdReused { method: key.1.to_string() }.into()),
+            Found::NoRoom => return Err(NodeError::TooManyToRemember(incarnation.ward.to_string()).into()),
         };
         // Everyone has left it, and it is about to end: then it is known no more.
         let mut stage = leaving.stage.subscribe();
