@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -113,6 +113,8 @@ pub(crate) struct CallBody {
     held: Shared,
     /// Read ahead: a response that is complete lets go of its ward before it is sent.
     next: Option<Frame<Bytes>>,
+    /// What follows that.
+    after: Option<Frame<Bytes>>,
     over: bool,
     call: Arc<Call>,
     deadline: Pin<Box<tokio::time::Sleep>>,
@@ -128,11 +130,44 @@ impl CallBody {
         Self {
             held: Arc::new(Mutex::new((!over).then_some(Held { inner, claim }))),
             next: None,
+            after: None,
             over,
             deadline: Box::pin(tokio::time::sleep_until(call.context.deadline)),
             cut: Box::pin(call.cut.clone().cancelled_owned()),
             watch: None,
             call,
+        }
+    }
+
+    /// For a body that is not the first to be sent: it is polled when its caller has taken what comes before, which
+    /// may be never. So what is there is taken now.
+    pub(crate) fn read_now(mut self) -> Self {
+        if self.over {
+            return self;
+        }
+        let span = self.call.span.clone();
+        let _entered = span.enter();
+        // It is polled again by whoever wants more.
+        let cx = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = self.poll_ward(cx) {
+            self.next = frame;
+            if !self.over
+                && let Poll::Ready(frame) = self.poll_ward(cx)
+            {
+                self.after = frame;
+            }
+        }
+        self.await_caller();
+        self
+    }
+
+    /// It is the caller's turn. If that takes its time, the rest is let go at the deadline.
+    fn await_caller(&mut self) {
+        if let Some(held) = lock(&self.held).as_ref() {
+            held.claim.work.pause();
+        }
+        if !self.over {
+            self.watch_over();
         }
     }
 
@@ -186,13 +221,7 @@ impl CallBody {
             Poll::Ready(None) => {}
             Poll::Pending => return self.watch_over(),
         }
-        if let Some(held) = lock(&self.held).as_ref() {
-            // The next message is ready: it is the caller's turn.
-            held.claim.work.pause();
-        }
-        if !self.over {
-            self.watch_over();
-        }
+        self.await_caller();
     }
 
     /// A body is polled only while its caller reads. The watch does not depend on that.
@@ -259,7 +288,10 @@ impl http_body::Body for CallBody {
         let span = this.call.span.clone();
         let _entered = span.enter();
         let ready = match this.next.take() {
-            Some(frame) => frame,
+            Some(frame) => {
+                this.next = this.after.take();
+                frame
+            }
             None if this.over => return Poll::Ready(None),
             None => match this.poll_ward(cx) {
                 Poll::Ready(Some(frame)) => frame,
@@ -274,7 +306,7 @@ impl http_body::Body for CallBody {
                 }
             },
         };
-        if ready.is_data() && !this.over {
+        if ready.is_data() && !this.over && this.next.is_none() {
             this.read_ahead(cx);
         }
         Poll::Ready(Some(Ok(ready)))

@@ -22,6 +22,7 @@ use tracing::Instrument as _;
 use wardkeep_proto::{
     Error,
     context::{self, RequestContext},
+    error::Code,
     trace, v1,
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct Call {
     pub(crate) cut: CancellationToken,
     /// Set if it can be named from outside.
     pub(crate) attempt: Option<Arc<Attempt>>,
+    /// Its reply's head has been sent when it is let in.
+    is_tied: bool,
     /// Set if its caller wants to know how busy the ward is.
     load_of: Option<Arc<Calls>>,
 }
@@ -89,7 +92,7 @@ pub(crate) async fn serve(live: Arc<Live>, calls: &Arc<Calls>, request: Request<
     let attempt = ticket.as_ref().map(|ticket| ticket.attempt.clone());
     let presence = Presence { token, ticket };
     let twins = live.twins.clone().filter(|twins| twins.concern(&context.method)).zip(id);
-    let call = Arc::new(Call { live, context, span, cut, attempt, load_of });
+    let call = Arc::new(Call { live, context, span, cut, attempt, is_tied, load_of });
     if let Some((twins, id)) = twins {
         return Box::pin(twins::serve(twins, call, id, presence, request, is_tied)).await;
     }
@@ -108,7 +111,7 @@ impl Call {
     /// A run of it that goes on for others, too.
     pub(crate) fn run_of(first: &Self, cut: CancellationToken) -> Self {
         let (live, context, span) = (first.live.clone(), first.context.clone(), first.span.clone());
-        Self { live, context, span, cut, attempt: None, load_of: None }
+        Self { live, context, span, cut, attempt: None, is_tied: false, load_of: None }
     }
 
     /// Does something as part of it, for as long as it may.
@@ -226,7 +229,8 @@ impl Call {
                     self.seal(&mut head.headers);
                 }
                 sign(&mut head.headers, incarnation);
-                Response::from_parts(head, Body::new(CallBody::new(body, claim, self.clone())))
+                let body = CallBody::new(body, claim, self.clone());
+                Response::from_parts(head, Body::new(if self.is_tied { body.read_now() } else { body }))
             }
             Ok(Err(never)) => match never {},
             Err(error) => {
@@ -257,7 +261,9 @@ impl Call {
         let here = error.as_proto().node.is_empty();
         let error = error.at(&incarnation.home.node, &incarnation.ward, incarnation.number);
         self.span.in_scope(|| {
-            if here && error.kind() != "WITHDRAWN" {
+            // Withdrawn, or left by the last who waited for it: no failure.
+            let wanted = self.cut.is_cancelled() && !incarnation.abort().is_cancelled();
+            if here && !(wanted && error.code() == Code::Cancelled) {
                 incarnation.home.ledger.write(&error);
             }
             self.crash_if_panicked(&error);

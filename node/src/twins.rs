@@ -27,6 +27,7 @@ use wardkeep_proto::{Error, context};
 
 use crate::{
     call::{self, Call, Presence},
+    entrance::refuse,
     error::NodeError,
     memory::{Found, Key, Limits, Memory},
     methods::Methods,
@@ -121,6 +122,8 @@ pub(crate) async fn serve(
             return tied::begun(call_, reply.boxed());
         }
         Ok(FoundReply::Answer(answer)) => return answer.tell(&call, Some("replayed")),
+        // The caller has gone in the middle of it: nobody is told.
+        Ok(FoundReply::BrokeOff) => return refuse(NodeError::Cancelled.into()),
         Err(error) => return call.fail(error),
     };
     let begun = match call.before_its_end(waiting.begins()).await {
@@ -145,6 +148,7 @@ pub(crate) async fn serve(
 enum FoundReply {
     Wait(Waiting),
     Answer(Arc<Answer>),
+    BrokeOff,
 }
 
 async fn find(
@@ -155,41 +159,41 @@ async fn find(
 ) -> Result<FoundReply, Error> {
     let method = call.context.method.clone();
     let (parts, body) = request.into_parts();
-    let body = read(body, twins.most_bytes, &method).await?;
+    let Some(body) = read(body, twins.most_bytes, &method).await? else { return Ok(FoundReply::BrokeOff) };
     let hash = twins.hasher.hash_one(&body);
     let key = (id, method);
-    let mut request = Some(Request::from_parts(parts, Body::new(Full::new(body))));
+    let request = Request::from_parts(parts, Body::new(Full::new(body)));
+    let incarnation = call.incarnation();
+    let run = Arc::new(Run {
+        stage: watch::Sender::new(Stage::Queued),
+        cut: incarnation.abort().child_token(),
+        callers: AtomicUsize::new(1),
+    });
     loop {
-        let leaving = {
+        let found = {
             let mut memory = twins.memory();
-            match memory.find(&key, hash, Instant::now()) {
-                Found::Ended(answer) => return Ok(FoundReply::Answer(answer)),
-                Found::Running(run) if run.cut.is_cancelled() => run,
-                Found::Running(run) => {
-                    run.callers.fetch_add(1, Relaxed);
-                    return Ok(FoundReply::Wait(Waiting::new(twins, run, true)));
-                }
-                Found::Nothing => {
-                    let run = Arc::new(Run {
-                        stage: watch::Sender::new(Stage::Queued),
-                        cut: call.incarnation().abort().child_token(),
-                        callers: AtomicUsize::new(1),
-                    });
-                    memory.begin(key.clone(), hash, run.clone());
-                    let running = Running { twins: twins.clone(), key, run: run.clone(), settled: false };
-                    if let Some(request) = request.take() {
-                        let incarnation = call.incarnation();
-                        let carried_out = running.carry_out(call.clone(), request);
-                        drop(incarnation.work().spawn_on(carried_out, &incarnation.home.runtime));
-                    }
-                    return Ok(FoundReply::Wait(Waiting::new(twins, run, false)));
-                }
-                Found::ReplyGone => return Err(NodeError::AlreadyDone { method: key.1.to_string() }.into()),
-                Found::Other => return Err(NodeError::RequestIdReused { method: key.1.to_string() }.into()),
-                Found::NoRoom => {
-                    return Err(NodeError::TooManyToRemember(call.incarnation().ward.to_string()).into());
-                }
+            let found = memory.find(&key, hash, Instant::now());
+            match &found {
+                Found::Running(run) if !run.cut.is_cancelled() => _ = run.callers.fetch_add(1, Relaxed),
+                Found::Nothing => memory.begin(key.clone(), hash, run.clone()),
+                _ => {}
             }
+            found
+        };
+        let leaving = match found {
+            Found::Ended(answer) => return Ok(FoundReply::Answer(answer)),
+            Found::Running(run) if run.cut.is_cancelled() => run,
+            Found::Running(run) => return Ok(FoundReply::Wait(Waiting::new(twins, run, true))),
+            Found::Nothing => {
+                let waiting = Waiting::new(twins, run.clone(), false);
+                let running = Running { twins: twins.clone(), key, run, settled: false };
+                let carried_out = running.carry_out(call.clone(), request);
+                drop(incarnation.work().spawn_on(carried_out, &incarnation.home.runtime));
+                return Ok(FoundReply::Wait(waiting));
+            }
+            Found::ReplyGone => return Err(NodeError::AlreadyDone { method: key.1.to_string() }.into()),
+            Found::Other => return Err(NodeError::RequestIdReused { method: key.1.to_string() }.into()),
+            Found::NoRoom => return Err(NodeError::TooManyToRemember(incarnation.ward.to_string()).into()),
         };
         // Everyone has left it, and it is about to end: then it is known no more.
         let mut stage = leaving.stage.subscribe();
@@ -197,19 +201,18 @@ async fn find(
     }
 }
 
-/// Reads a request whole.
-async fn read(mut body: Body, limit: usize, method: &str) -> Result<Bytes, Error> {
+/// Reads a request whole; `None` if it did not come whole.
+async fn read(mut body: Body, limit: usize, method: &str) -> Result<Option<Bytes>, Error> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        // The caller has gone in the middle of it: nobody is told.
-        let frame = frame.map_err(|_| Error::from(NodeError::Cancelled))?;
+        let Ok(frame) = frame else { return Ok(None) };
         let Ok(chunk) = frame.into_data() else { continue };
         if whole.len() + chunk.len() > limit {
             return Err(NodeError::RequestTooLong { method: method.to_owned(), limit }.into());
         }
         whole.extend_from_slice(&chunk);
     }
-    Ok(whole.freeze())
+    Ok(Some(whole.freeze()))
 }
 
 /// A run as its task has it: whatever becomes of that, those who wait are told.

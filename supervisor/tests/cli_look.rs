@@ -42,6 +42,7 @@ async fn status_says_first_what_is_wrong_and_exits_1() {
     assert_eq!(document["at"], "2026-01-01T00:00:00.000Z");
     assert_eq!(document["wards"][1]["state"], "quarantined");
     assert_eq!(document["wards"][0]["oldest_work_ms"], 40);
+    assert_eq!(document["wards"][0]["fenced_replies"], 2);
     assert_eq!(document["wards"][0]["restart"], "permanent");
     assert_eq!(document["groups"][0]["strategy"], "one_for_one");
     assert_eq!(document["nodes"][0]["labels"], json!({"data_path": "scan"}));

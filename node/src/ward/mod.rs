@@ -11,6 +11,7 @@ mod program;
 mod sd_notify;
 mod service;
 pub(crate) mod task;
+mod terms;
 
 use std::{
     convert::Infallible,
@@ -33,10 +34,9 @@ pub use errand::Output;
 pub use program::Program;
 pub(crate) use service::{Live, Route};
 
-use self::{guard::Guard, output::Tail};
+use self::{guard::Guard, output::Tail, terms::Terms};
 use crate::{
     context::{Incarnation, WardContext},
-    gate::Gate,
     memory::Limits,
     methods::Methods,
     twins::Twins,
@@ -59,33 +59,6 @@ pub struct Ward {
     pub(crate) work: Work,
     /// Something was asked of it that only service wards have.
     misplaced: Option<&'static str>,
-}
-
-/// What a service ward is asked under.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Terms {
-    on_panic: OnPanic,
-    concurrency: Option<usize>,
-    queue: Option<usize>,
-    dedupe: Option<Limits>,
-}
-
-impl Terms {
-    fn gate(&self) -> Option<Arc<Gate>> {
-        let limit = self.concurrency?;
-        Some(Arc::new(Gate::new(limit, self.queue.unwrap_or(limit))))
-    }
-
-    fn check(&self) -> Result<(), &'static str> {
-        match (self.concurrency, self.queue) {
-            (Some(0), _) => Err("a concurrency of 0 lets no call in"),
-            (None, Some(_)) => Err("it has a queue and no concurrency that would let anyone wait"),
-            _ if self.dedupe.is_some_and(|limits| limits.entries == 0 || limits.window.is_zero()) => {
-                Err("to dedupe, it must remember at least one call for some time")
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 #[derive(Clone)]

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use wardkeep_proto::v1;
 
 use super::{
-    ABORT_PATIENCE, BoxedService, Ended, OnPanic, ServiceFactory, StopSignal, Terms, counted, ordered_to_stop,
+    ABORT_PATIENCE, BoxedService, Ended, OnPanic, ServiceFactory, StopSignal, counted, ordered_to_stop,
+    terms::Terms,
 };
 use crate::{
     context::{Incarnation, WardContext},

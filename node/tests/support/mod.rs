@@ -331,13 +331,15 @@ impl Running {
 
     /// One HTTP/2 connection and nothing else.
     pub async fn raw_channel(&self) -> RawChannel {
+        self.raw_channel_with(5 << 20).await
+    }
+
+    /// The same, that may be sent so many bytes before it reads.
+    pub async fn raw_channel_with(&self, window: u32) -> RawChannel {
         let tcp = tokio::net::TcpStream::connect(self.handle.local_addr()).await.unwrap();
-        let (send, connection) = hyper::client::conn::http2::handshake(
-            hyper_util::rt::TokioExecutor::new(),
-            hyper_util::rt::TokioIo::new(tcp),
-        )
-        .await
-        .unwrap();
+        let mut builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        builder.initial_connection_window_size(window).initial_stream_window_size(1 << 20);
+        let (send, connection) = builder.handshake(hyper_util::rt::TokioIo::new(tcp)).await.unwrap();
         tokio::task::spawn(connection);
         RawChannel(send)
     }

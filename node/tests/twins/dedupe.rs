@@ -209,3 +209,42 @@ async fn streams_and_methods_without_side_effects_are_carried_out_each_time() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_attempts_come_at_once_and_leave_again_no_call_that_ends_well_runs_twice() {
+    within(async {
+        let insides = Insides::default();
+        let ward = trouble(&insides).concurrency(4).queue(10_000).dedupe(WINDOW, 10_000, 1 << 20);
+        let node = node([ward]).await;
+        node.running("trouble", 1).await;
+        let caller = Caller::to(&node).await;
+        let mut ids = Vec::new();
+        for _ in 0..30 {
+            let id = Uuid::now_v7();
+            let attempts: Vec<_> = (1..=5).map(|attempt| call(&caller, "ok", id, attempt)).collect();
+            // Of each some are withdrawn, wherever they are; never all.
+            caller.withdraw(&[(id, 1), (id, 3)]).await;
+            ids.push((id, attempts));
+        }
+        let mut own = 0;
+        for (id, attempts) in ids {
+            let mut good = 0;
+            for attempt in attempts {
+                let (twin, end) = attempt.await.unwrap();
+                let is_good = failure(&end).0 == Code::Ok;
+                assert!(is_good || failure(&end).1 == "WITHDRAWN", "{end:?}");
+                good += u64::from(is_good);
+                own += u64::from(is_good && twin.is_none());
+            }
+            assert!(good >= 3);
+            let again = caller.start("ok", &named(id, 6)).await;
+            assert_eq!(again.header("wardkeep-twin"), Some("replayed"));
+        }
+        assert!(own <= 30, "{own} of 30 were told that theirs was the one that ran");
+        // Some began for one that was withdrawn before a twin came, and were ended: those may run again.
+        let ended = insides.dropped.get();
+        assert_eq!(insides.started.get(), ended);
+        node.stop().await;
+    })
+    .await;
+}

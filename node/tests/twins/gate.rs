@@ -134,6 +134,32 @@ async fn a_call_that_waits_for_its_turn_is_no_stall() {
 }
 
 #[tokio::test]
+async fn a_reply_that_is_done_keeps_no_place_and_is_no_stall_though_its_caller_does_not_read() {
+    within(async {
+        let insides = Insides::default();
+        let stall = Duration::from_millis(300);
+        let node = node([trouble(&insides).concurrency(2).queue(0).stall_timeout(stall)]).await;
+        node.running("trouble", 1).await;
+        // Takes all that its connection may be sent.
+        let caller = Caller::narrow(&node).await;
+        let endless = v1::WatchEventsRequest { limit: 2, ..Default::default() };
+        let _unread = caller.call(crate::WATCH, &endless, &[]).await;
+        let other = Caller::to(&node).await;
+        let mut done = Vec::new();
+        for tied in ["0", "1"] {
+            done.push(caller.start("ok", &[("wardkeep-tied", tied.to_owned())]).await);
+            has_room(&other).await;
+        }
+        let mut snapshots = node.handle.snapshots();
+        let restarted = snapshots.wait_for(|now| find(now, "trouble").incarnation > 1);
+        assert!(tokio::time::timeout(3 * stall, restarted).await.is_err());
+        drop(done);
+        node.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_before_the_node_starts() {
     let insides = Insides::default();
     let task = || Ward::task("t", |_| async { Ok(()) });

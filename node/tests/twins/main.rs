@@ -38,6 +38,11 @@ impl Caller {
         Self(node.raw_channel().await)
     }
 
+    /// All calls on its connection together may be sent 64 KiB before they read.
+    pub async fn narrow(node: &Running) -> Self {
+        Self(node.raw_channel_with(65_535).await)
+    }
+
     /// Sends a request now; the future is the reply's head. What is sent later arrives later.
     pub fn call<M: prost::Message>(
         &self,

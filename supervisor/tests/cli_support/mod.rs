@@ -72,6 +72,7 @@ pub fn ward(node: &str, name: &str, kind: WardKind) -> Ward {
         work_in_progress: 1,
         oldest_work: Some(wardkeep_proto::duration(Duration::from_millis(40))),
         work_done: 1_234,
+        fenced_replies: 2,
         ..Default::default()
     }
 }
