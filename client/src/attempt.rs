@@ -29,7 +29,7 @@ use crate::{
     began::{self, BEGAN, Late, TIED},
     channel::{InFlight, Link},
     decide::{Pushback, Rules},
-    error::{AttemptError, Phase, find, unprocessed},
+    error::{AttemptError, Loss, Phase, find, loss},
     methods::{Plan, Reading},
     peer::Peer,
     policy::is_answer,
@@ -86,6 +86,8 @@ pub(crate) enum Verdict {
     Lost { error: Error, never_sent: bool },
     /// The connection ended by its own limits, or before the request was looked at.
     Broken { error: Error, unprocessed: bool },
+    /// The connection was lost.
+    Cut(Error),
 }
 
 impl Verdict {
@@ -96,6 +98,8 @@ impl Verdict {
             Self::Refused(..) => Some(Sample::Failed(took)),
             Self::Lost { never_sent: true, .. } => Some(Sample::Unreachable),
             Self::Lost { .. } => Some(Sample::Failed(took)),
+            // If it is dead, the next connection will tell.
+            Self::Cut(_) => Some(Sample::AtLeast(took)),
             Self::Broken { .. } => None,
         }
     }
@@ -103,7 +107,17 @@ impl Verdict {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Good(..) => Code::Ok,
-            Self::Refused(error, ..) | Self::Lost { error, .. } | Self::Broken { error, .. } => error.code(),
+            _ => self.error().map_or(Code::Unknown, Error::code),
+        }
+    }
+
+    pub(crate) fn error(&self) -> Option<&Error> {
+        match self {
+            Self::Good(..) => None,
+            Self::Refused(error, ..)
+            | Self::Lost { error, .. }
+            | Self::Broken { error, .. }
+            | Self::Cut(error) => Some(error),
         }
     }
 }
@@ -133,16 +147,15 @@ pub(crate) async fn run(
     let limited = async {
         match limit {
             None => attempt.await,
-            Some(limit) => timeout(limit, attempt).await.unwrap_or_else(|_| {
-                AttemptError::TookTooLong { uri: link.peer.uri.clone(), limit }.into()
-            }),
+            Some(limit) => timeout(limit, attempt)
+                .await
+                .unwrap_or_else(|_| AttemptError::TookTooLong { uri: link.peer.uri.clone(), limit }.into()),
         }
     };
     // What goes wrong in it is an error of this request.
     let verdict = context::scope(context.clone(), limited).await;
     measure.end(&verdict);
-    if let Verdict::Refused(error, ..) | Verdict::Lost { error, .. } | Verdict::Broken { error, .. } = &verdict
-    {
+    if let Some(error) = verdict.error() {
         tracing::debug!(parent: &span, error.id = error.id(), "{error}");
     }
     let code = verdict.code();
@@ -318,9 +331,15 @@ fn lost(peer: &Peer, error: &(dyn StdError + 'static)) -> Verdict {
     if matches!(why, AttemptError::Connect { .. }) {
         return Verdict::Lost { error: why.into(), never_sent: true };
     }
-    match unprocessed(error) {
-        Some(unprocessed) => Verdict::Broken { error: why.into(), unprocessed },
-        None => why.into(),
+    verdict(why, loss(error))
+}
+
+fn verdict(why: AttemptError, loss: Loss) -> Verdict {
+    match loss {
+        Loss::Unprocessed => Verdict::Broken { error: why.into(), unprocessed: true },
+        Loss::Limits => Verdict::Broken { error: why.into(), unprocessed: false },
+        Loss::Cut => Verdict::Cut(why.into()),
+        Loss::Stream => why.into(),
     }
 }
 
@@ -400,10 +419,10 @@ async fn judge(call: &Call, in_flight: InFlight, progress: &Progress, reply: Res
 /// A connection that failed inside a reply.
 fn lost_within(peer: &Peer, status: &Status) -> Verdict {
     let error = AttemptError::Transport { uri: peer.uri.clone(), cause: peer.cause(status) };
-    match unprocessed(status) {
+    match loss(status) {
         // It had begun to answer.
-        Some(_) => Verdict::Broken { error: error.into(), unprocessed: false },
-        None => error.into(),
+        Loss::Unprocessed => verdict(error, Loss::Limits),
+        loss => verdict(error, loss),
     }
 }
 
@@ -478,11 +497,13 @@ fn finish(
 fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
     match chunks.len() {
         1 => chunks[0].clone(),
-        _ => chunks.iter().fold(BytesMut::new(), |mut all, chunk| {
-            all.extend_from_slice(chunk);
-            all
-        })
-        .freeze(),
+        _ => chunks
+            .iter()
+            .fold(BytesMut::new(), |mut all, chunk| {
+                all.extend_from_slice(chunk);
+                all
+            })
+            .freeze(),
     }
 }
 

@@ -71,7 +71,8 @@ fn parse(lines: &[u8]) -> Result<HeaderMap, &'static str> {
 pub(crate) fn merge(head: &mut HeaderMap, late: HeaderMap) {
     // With a status in it a head would be all there is.
     let status = HeaderName::from_static("grpc-status");
-    let fixed = [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, status];
+    let fixed =
+        [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, status];
     let mut names: Vec<HeaderName> = late.keys().filter(|name| !fixed.contains(name)).cloned().collect();
     names.dedup();
     for name in names {

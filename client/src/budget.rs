@@ -107,9 +107,9 @@ mod tests {
             }).collect();
             for from in 0..hedges.len() {
                 let mut sum = 0;
-                for to in from..hedges.len() {
-                    sum += hedges[to];
-                    let calls = (to - from + 1) as f64;
+                for (n, hedges) in hedges[from..].iter().enumerate() {
+                    sum += hedges;
+                    let calls = (n + 1) as f64;
                     prop_assert!(f64::from(sum) <= f64::from(burst).max(ratio) + ratio * calls + 1e-6);
                 }
             }

@@ -293,11 +293,7 @@ impl ReplicatedBuilder {
         self.assemble(watch::channel(true).1, None).0
     }
 
-    fn assemble(
-        self,
-        first_view: watch::Receiver<bool>,
-        throttle: Option<Throttle>,
-    ) -> (Replicated, Dialer) {
+    fn assemble(self, first_view: watch::Receiver<bool>, throttle: Option<Throttle>) -> (Replicated, Dialer) {
         let stats = Arc::new(Stats::default());
         let dialer = Dialer::new(self.dial, self.connect_timeout, stats.clone());
         let wiring = Wiring::new(dialer.clone(), stats.clone(), self.restraint);

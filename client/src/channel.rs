@@ -145,7 +145,10 @@ pub(crate) type Given = BoxCloneSyncService<http::Request<Body>, http::Response<
 /// How requests reach a member.
 enum Way {
     /// Over a channel that is opened when it is first used, and replaced after too many cancels.
-    Dialed { endpoint: Result<Endpoint, String>, channel: Mutex<Option<Channel>> },
+    Dialed {
+        endpoint: Box<Result<Endpoint, String>>,
+        channel: Mutex<Option<Channel>>,
+    },
     Given(Given),
 }
 
@@ -208,7 +211,7 @@ impl Link {
     /// `given`: the channel to it, if it is not to be dialled.
     pub(crate) fn new(member: &Member, given: Option<Given>, wiring: &Wiring) -> Self {
         let way = given.map(Way::Given).unwrap_or_else(|| Way::Dialed {
-            endpoint: parse(&member.uri).map_err(|e| chain(&e)),
+            endpoint: Box::new(parse(&member.uri).map_err(|e| chain(&e))),
             channel: Mutex::default(),
         });
         let cancels = Cancels::new(wiring.restraint.cancels_per_second);
@@ -238,7 +241,7 @@ impl Link {
     pub(crate) fn sender(&self) -> Result<Sender, &str> {
         let (endpoint, channel) = match &self.way {
             Way::Given(given) => return Ok(Sender::Given(given.clone())),
-            Way::Dialed { endpoint, channel } => (endpoint.as_ref().map_err(String::as_str)?, channel),
+            Way::Dialed { endpoint, channel } => ((**endpoint).as_ref().map_err(String::as_str)?, channel),
         };
         let mut channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
         if channel.is_some() && self.is_worn() {

@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn copies_go_to_other_machines_while_there_are_any() {
-        let [a, b] = ["a", "b"].map(|machine| Labels { preferred: vec![value(machine)], ..Default::default() });
+        let [a, b] =
+            ["a", "b"].map(|machine| Labels { preferred: vec![value(machine)], ..Default::default() });
         let members = [&a, &a, &b].map(|labels| costing(labels, Class::Good, 1.0));
         for turn in 0..20 {
             let order = choose(&members, turn).order;
@@ -215,8 +216,7 @@ mod tests {
     #[test]
     fn copies_go_to_the_same_version_and_others_only_replace() {
         let [old, new, silent] = ["1", "2", ""].map(|v| labels("", "", v));
-        let [old, new, silent] =
-            [old, new, silent].map(|labels| Labels { hard: Vec::new(), ..labels });
+        let [old, new, silent] = [old, new, silent].map(|labels| Labels { hard: Vec::new(), ..labels });
         let members = [&old, &new, &old, &silent].map(|labels| costing(labels, Class::Good, 1.0));
         for turn in 0..20 {
             let Choice { order, equals } = choose(&members, turn);

@@ -13,6 +13,8 @@ use crate::policy::{Codes, UNANIMOUS};
 
 /// How often a call is sent again, for free, after its connection broke through no fault of the member.
 const REPEATS: u32 = 4;
+/// As often it is sent again to a member whose connection was lost, if there is no other to ask.
+const SECOND_CHANCES: u32 = 2;
 
 /// What a race may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,6 +72,8 @@ pub(crate) enum Outcome {
     /// Its connection ended by a limit of the connection itself, or before the request was looked at:
     /// nothing is held against the member. `unprocessed`: it is certain that it did nothing.
     Broken { unprocessed: bool },
+    /// Its connection was lost, and why is not known: the member may be dead, or well.
+    Cut,
 }
 
 /// What happened.
@@ -251,6 +255,12 @@ impl Race {
             self.next = self.rules.delay.map(|delay| now + self.pause(delay));
             return Decision::Start(1);
         }
+        let chance = outcome == Outcome::Cut && self.rules.repeatable && !throttled && !self.hushed;
+        if chance && self.running.is_empty() && self.repeats < SECOND_CHANCES {
+            self.repeats += 1;
+            self.enlist(1);
+            return Decision::Again(attempt);
+        }
         if throttled && self.running.is_empty() {
             return self.conclude();
         }
@@ -263,7 +273,7 @@ impl Race {
             Outcome::Good { .. } if self.rules.equal == 1 => return Some(Decision::Deliver(attempt)),
             Outcome::Good { .. } => return self.agreed(|o| *o == outcome).map(Decision::Deliver),
             Outcome::Refused { code, .. } => code,
-            Outcome::Lost { never_sent: false } => Code::Unavailable,
+            Outcome::Lost { never_sent: false } | Outcome::Cut => Code::Unavailable,
             Outcome::Lost { never_sent: true } | Outcome::Broken { .. } => return None,
         };
         let refused = matches!(outcome, Outcome::Refused { .. });
@@ -289,6 +299,7 @@ impl Race {
             Outcome::Good { .. } => false,
             Outcome::Lost { never_sent } => repeatable || never_sent,
             Outcome::Broken { unprocessed } => repeatable || unprocessed,
+            Outcome::Cut => repeatable,
             Outcome::Refused { pushback: Some(_), .. } => false,
             // "Too busy" is not answered with more load.
             Outcome::Refused { code: Code::ResourceExhausted, .. } => false,

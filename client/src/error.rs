@@ -365,21 +365,39 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     line
 }
 
-/// Whether a connection ended by its own limits (which say nothing of the member, and are never its
-/// pushback) or before the request was looked at. `Some(true)`: it is certain that the member did nothing.
-pub(crate) fn unprocessed(error: &(dyn StdError + 'static)) -> Option<bool> {
+/// What the end of a connection says of a call on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It ended before the request was looked at.
+    Unprocessed,
+    /// It ended by its own limits, which say nothing of the member, and are never its pushback.
+    Limits,
+    /// It was lost, who knows why.
+    Cut,
+    /// This stream alone failed.
+    Stream,
+}
+
+/// What lies behind a transport error.
+pub(crate) fn loss(error: &(dyn StdError + 'static)) -> Loss {
     if let Some(h2) = find::<h2::Error>(error) {
-        return match h2.reason()? {
-            h2::Reason::REFUSED_STREAM if h2.is_remote() => Some(true),
+        return match h2.reason() {
+            Some(h2::Reason::REFUSED_STREAM) if h2.is_remote() => Loss::Unprocessed,
             // Either side took resets or small frames for an attack; or the server sends its clients away.
             // Which streams that spared is not told.
-            h2::Reason::ENHANCE_YOUR_CALM => Some(false),
-            h2::Reason::NO_ERROR if h2.is_go_away() => Some(false),
-            _ => None,
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => Loss::Limits,
+            Some(h2::Reason::NO_ERROR) if h2.is_go_away() => Loss::Limits,
+            None => Loss::Cut,
+            Some(_) if h2.is_go_away() => Loss::Cut,
+            Some(_) => Loss::Stream,
         };
     }
-    // The connection was closed before the request's turn came.
-    find::<hyper::Error>(error).filter(|e| e.is_canceled()).map(|_| true)
+    match find::<hyper::Error>(error) {
+        // The connection was closed before the request's turn came.
+        Some(hyper) if hyper.is_canceled() => Loss::Unprocessed,
+        Some(_) => Loss::Cut,
+        None => Loss::Stream,
+    }
 }
 
 /// The first error of this type in the chain.

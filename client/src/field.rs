@@ -238,6 +238,7 @@ impl Field {
             }
             Verdict::Lost { never_sent, .. } => Outcome::Lost { never_sent: *never_sent },
             Verdict::Broken { unprocessed, .. } => Outcome::Broken { unprocessed: *unprocessed },
+            Verdict::Cut(_) => Outcome::Cut,
         }
     }
 
@@ -257,7 +258,7 @@ impl Field {
             Outcome::Good { .. } => self.shared.brakes.ended(true),
             Outcome::Refused { pushback: Some(Pushback::Stop), .. } => self.shared.brakes.ended(false),
             Outcome::Refused { code, .. } if !fatal.contains(*code) => self.shared.brakes.ended(false),
-            Outcome::Lost { never_sent: false } => self.shared.brakes.ended(false),
+            Outcome::Lost { never_sent: false } | Outcome::Cut => self.shared.brakes.ended(false),
             _ => {}
         }
     }
@@ -329,7 +330,10 @@ impl Field {
     fn end(&self, ended: &Ended) -> End {
         match ended {
             Ended::With(
-                Verdict::Refused(error, ..) | Verdict::Lost { error, .. } | Verdict::Broken { error, .. },
+                Verdict::Refused(error, ..)
+                | Verdict::Lost { error, .. }
+                | Verdict::Broken { error, .. }
+                | Verdict::Cut(error),
             ) => End::Failed(error.clone()),
             Ended::With(Verdict::Good(_, answer)) => {
                 let number = self.answers.iter().position(|known| known == answer).unwrap_or_default();

@@ -151,7 +151,12 @@ async fn run(
             Err(error) => error.status_code(),
         };
         let attempts = field.story();
-        observer.called(&CallSummary { method: &method, code, elapsed: started.elapsed(), attempts: &attempts });
+        observer.called(&CallSummary {
+            method: &method,
+            code,
+            elapsed: started.elapsed(),
+            attempts: &attempts,
+        });
     }
     result
 }
@@ -166,13 +171,7 @@ fn sent_once(policy: Policy, level: Level) -> Option<SentOnce> {
 }
 
 /// What a race of this plan may do at this level, and how many members copies may go to.
-fn rules(
-    shared: &Shared,
-    plan: &Plan,
-    level: Level,
-    timings: &Timings,
-    now: Instant,
-) -> (Rules, usize) {
+fn rules(shared: &Shared, plan: &Plan, level: Level, timings: &Timings, now: Instant) -> (Rules, usize) {
     let fatal = plan.fatal.unwrap_or(shared.fatal);
     let once = Rules::once(fatal);
     if !plan.repeatable() {

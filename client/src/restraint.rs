@@ -125,7 +125,9 @@ impl Brakes {
     }
 
     pub(crate) fn is_throttled(&self) -> bool {
-        self.throttle.as_ref().is_some_and(|t| t.lock().unwrap_or_else(PoisonError::into_inner).is_throttled())
+        self.throttle
+            .as_ref()
+            .is_some_and(|t| t.lock().unwrap_or_else(PoisonError::into_inner).is_throttled())
     }
 
     /// An attempt ended.

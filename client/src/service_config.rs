@@ -67,7 +67,8 @@ pub(crate) fn parse(json: &str) -> Result<ServiceConfig, Fault> {
 fn method_config(entry: &At<'_>) -> Result<(Vec<Scope>, MethodConfig), Fault> {
     let fields = entry.fields(&["name", "hedgingPolicy", "retryPolicy", "timeout"])?;
     if let Some(retry) = fields.optional("retryPolicy") {
-        return Err(retry.fault("retries with backoff are not supported; use hedgingPolicy, which asks another server"));
+        return Err(retry
+            .fault("retries with backoff are not supported; use hedgingPolicy, which asks another server"));
     }
     let names = fields.list("name")?.ok_or_else(|| entry.fault("has no name"))?;
     let scopes = names.iter().map(scope).collect::<Result<_, _>>()?;
@@ -133,7 +134,9 @@ impl<'a> At<'a> {
         let Value::Object(map) = self.value else { return Err(self.fault("want an object")) };
         if let Some(unknown) = map.keys().find(|key| !known.contains(&key.as_str())) {
             let shown: String = unknown.chars().filter(|c| !c.is_control()).take(64).collect();
-            return Err(self.at(&shown, self.value).fault(&format!("not known here; want {}", known.join(", "))));
+            return Err(self
+                .at(&shown, self.value)
+                .fault(&format!("not known here; want {}", known.join(", "))));
         }
         Ok(Fields { path: self.path.clone(), map })
     }

@@ -59,8 +59,7 @@ pub(crate) struct Order {
 impl Members {
     pub(crate) fn new(wiring: Wiring, diversity: Diversity, members: Vec<(Member, Option<Given>)>) -> Self {
         let published = watch::Sender::new(Arc::from([]));
-        let this =
-            Self { wiring, diversity, view: ArcSwap::default(), published, turn: AtomicU64::new(0) };
+        let this = Self { wiring, diversity, view: ArcSwap::default(), published, turn: AtomicU64::new(0) };
         this.adopt(members);
         this
     }
@@ -169,12 +168,7 @@ fn usual(peers: &[&Peer]) -> f64 {
     means.get(means.len().saturating_sub(1) / 2).copied().unwrap_or(USUAL)
 }
 
-fn candidate<'a>(
-    peer: &'a Peer,
-    repeatable: bool,
-    usual: f64,
-    at: Duration,
-) -> (Candidate<'a>, Option<f64>) {
+fn candidate<'a>(peer: &'a Peer, repeatable: bool, usual: f64, at: Duration) -> (Candidate<'a>, Option<f64>) {
     let link = &peer.link;
     let health = link.health();
     let track = &health.track;
@@ -272,8 +266,7 @@ mod tests {
     #[test]
     fn a_member_that_stays_keeps_its_link() {
         let members = members(["a", "b"].map(member));
-        let link =
-            |name| order(&members, "/a.B/C").into_iter().find(|l| l.peer.name == name);
+        let link = |name| order(&members, "/a.B/C").into_iter().find(|l| l.peer.name == name);
         let before = link("a").unwrap();
         members.replace(vec![member("a").label("k", "v"), member("c")]);
         assert!(Arc::ptr_eq(&before, &link("a").unwrap()));

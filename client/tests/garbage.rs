@@ -561,6 +561,9 @@ async fn a_farewell_is_a_transport_failure_and_the_next_connection_serves() {
         }
         trial.goes_on("farewell").await;
     }
+    // What may be repeated has been tried on further connections.
+    assert!(trial.raw.connections() >= connections);
+    let connections = trial.raw.connections();
     trial.end(connections);
 }
 

@@ -75,6 +75,15 @@ async fn what_may_not_be_repeated_is_not_replicated_unless_told_so() {
     run(&["call", CHECK, "-n", "3", "--idempotent", "--address", &server.address]).await.ends_with(0);
     let ran = run(&["call", CHECK, "-n", "3", "--policy", "single", "--address", &server.address]).await;
     ran.ends_with(2);
+    for (flags, complaint) in [
+        (&["--policy", "hedged"][..], "pass --idempotent"),
+        (&["--policy", "all", "--delay", "1s"], "--delay goes with"),
+        (&["--policy", "tied", "--equal", "2"], "--equal goes with"),
+        (&["--policy", "quorum", "-n", "2", "--equal", "3"], "raise -n"),
+    ] {
+        let ran = run(&[&["call", CHECK, "--address", &server.address], flags].concat()).await;
+        assert!(ran.ends_with(2).complaint().contains(complaint), "{ran:?}");
+    }
     // This one says so itself.
     let ran = run(&["call", "wardkeep.v1.Operator/GetFleet", "-n", "2", "--address", &server.address]).await;
     assert_eq!(ran.ends_with(0).json()["nodes"].as_array().unwrap().len(), 3);

@@ -194,6 +194,19 @@ fn a_connection_that_broke_by_its_own_limits_is_used_anew_a_few_times() {
 }
 
 #[test]
+fn a_lost_connection_is_answered_with_another_member_and_if_there_is_none_with_the_same() {
+    let mut race = Race::new(all(1), 2, 1);
+    race.begin();
+    assert_eq!(ended(&mut race, 1, Cut), Start(1));
+    assert_eq!(ended(&mut race, 2, Cut), Again(2));
+    assert_eq!(ended(&mut race, 3, Cut), Again(3));
+    assert_eq!(ended(&mut race, 4, Cut), GiveUp);
+    let mut once = self::race(Rules::once(FATAL), 2);
+    once.begin();
+    assert_eq!(ended(&mut once, 1, Cut), GiveUp);
+}
+
+#[test]
 fn the_one_that_began_is_left_alone_with_the_work() {
     let mut race = race(tied(3), 3);
     race.begin();
@@ -292,6 +305,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         4 => (code, pushback).prop_map(|(code, pushback)| Refused { code, pushback }),
         2 => any::<bool>().prop_map(|never_sent| Lost { never_sent }),
         1 => any::<bool>().prop_map(|unprocessed| Broken { unprocessed }),
+        1 => Just(Cut),
     ]
 }
 

@@ -61,8 +61,7 @@ async fn hedging_more_than_five_attempts_are_five() {
 
 #[tokio::test(start_paused = true)]
 async fn hedging_receive_an_answer_cancels_all_others() {
-    let stage =
-        config(3, "").replica("a", |_| Hangs).replica("b", |_| Answers(150)).replica("c", |_| Hangs);
+    let stage = config(3, "").replica("a", |_| Hangs).replica("b", |_| Answers(150)).replica("c", |_| Hangs);
     assert_eq!(answer(&stage.channel()).await, "b");
     assert_eq!(stage.starts(), [(0, "a"), (100, "b"), (200, "c")]);
     assert_eq!(stage.dropped(), ["a", "c"]);

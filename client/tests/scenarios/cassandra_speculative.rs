@@ -7,7 +7,8 @@ use crate::stage::*;
 
 #[tokio::test(start_paused = true)]
 async fn never_speculating_does_not_speculate() {
-    let stage = Stage::new().policy(Policy::Single).replica("a", |_| Answers(900)).replica("b", |_| Answers(0));
+    let stage =
+        Stage::new().policy(Policy::Single).replica("a", |_| Answers(900)).replica("b", |_| Answers(0));
     let channel = stage.channel();
     assert_eq!(answer(&channel).await, "a");
     assert_eq!((channel.stats().hedges, channel.stats().hedges_refused), (0, 0));

@@ -70,14 +70,13 @@ async fn paused(tasks: &mut JoinSet<()>, puppet: &Puppet) -> Member {
 async fn survive(ill: Member, what: &str) {
     let good = Puppet::good("good").await;
     let delay = HedgeDelay::Fixed(Duration::from_millis(20));
-    for policy in [
-        Policy::All(2),
-        Policy::Hedged { delay, max_attempts: 3 },
-        Policy::Tied { delay, max_attempts: 3 },
-    ] {
+    for policy in
+        [Policy::All(2), Policy::Hedged { delay, max_attempts: 3 }, Policy::Tied { delay, max_attempts: 3 }]
+    {
         let mut twin = ill.clone();
         twin.name = "ill too".to_owned();
-        for members in [vec![ill.clone(), good.member("good")], vec![ill.clone(), twin, good.member("good")]] {
+        for members in [vec![ill.clone(), good.member("good")], vec![ill.clone(), twin, good.member("good")]]
+        {
             let policy = if let Policy::All(_) = policy { Policy::All(members.len() as u32) } else { policy };
             let channel: Replicated = builder(members)
                 .policy(policy)

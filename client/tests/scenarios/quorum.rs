@@ -40,7 +40,8 @@ async fn disagreement_is_an_error_that_says_who_said_what() {
     let status = get(&stage.channel()).await.unwrap_err();
     let error = Error::from_status(&status);
     assert_eq!((status.code(), error.kind()), (Code::Aborted, "NO_QUORUM"));
-    for part in ["no 2 equal answers", "a (http://a:1)", "answer 1", "b (http://b:1)", "answer 2", "c fails"] {
+    for part in ["no 2 equal answers", "a (http://a:1)", "answer 1", "b (http://b:1)", "answer 2", "c fails"]
+    {
         assert!(error.what().contains(part), "{part:?} is not in {:?}", error.what());
     }
 }

@@ -24,7 +24,8 @@ async fn all_is_all_when_idle_and_one_when_busy() {
         assert_eq!(width(busy(load).policy(Policy::All(2))).await, wanted, "at a load of {load}");
     }
     // Who asks for no stepping down gets none; a quorum is none with less.
-    let forced = busy("0.9").policy(Policy::All(2)).with(|b| b.restraint(Restraint::default().step_down(false)));
+    let forced =
+        busy("0.9").policy(Policy::All(2)).with(|b| b.restraint(Restraint::default().step_down(false)));
     assert_eq!(width(forced).await, 2);
     assert_eq!(width(busy("0.9").policy(Policy::Quorum { equal: 1, of: 2 })).await, 2);
 }
@@ -100,10 +101,7 @@ async fn a_hung_member_costs_a_few_calls_a_hedge_and_then_nothing() {
 #[tokio::test(start_paused = true)]
 async fn calls_that_wait_for_a_member_that_falls_move_on_though_the_budget_is_empty() {
     // 64 calls at once, half of them at a member that hangs: ten hedges are in the budget.
-    let stage = Stage::new()
-        .policy(hedged(50, 2))
-        .replica("hung", |_| Hangs)
-        .replica("good", |_| Answers(2));
+    let stage = Stage::new().policy(hedged(50, 2)).replica("hung", |_| Hangs).replica("good", |_| Answers(2));
     let channel = stage.channel();
     let calls = (0..64).map(|_| get(&channel));
     let replies = futures_util::future::join_all(calls).await;
@@ -135,11 +133,13 @@ async fn copies_go_to_unlike_members_and_never_to_like_ones_where_the_rule_is_ha
 
 #[tokio::test(start_paused = true)]
 async fn copies_go_to_the_same_version() {
-    let of = |name: &str, version: &str| Member::new(name, format!("http://{name}:1")).label("version", version);
-    let stage = Stage::new()
-        .policy(Policy::All(2))
-        .member(of("old", "1"), "old", |_| Answers(1))
-        .member(of("new", "2"), "new", |_| Fails(1, Code::Unavailable));
+    let of =
+        |name: &str, version: &str| Member::new(name, format!("http://{name}:1")).label("version", version);
+    let stage = Stage::new().policy(Policy::All(2)).member(of("old", "1"), "old", |_| Answers(1)).member(
+        of("new", "2"),
+        "new",
+        |_| Fails(1, Code::Unavailable),
+    );
     let channel = stage.channel();
     for _ in 0..4 {
         stage.clear();

@@ -17,7 +17,7 @@ use tower::Service;
 use wardkeep_client::{HedgeDelay, Member, Policy, Replicated, ReplicatedBuilder, Restraint};
 use wardkeep_proto::v1::{Fleet, GetFleetRequest};
 
-use crate::common::{fleet, frames, framed, operator, trailers, whole, within};
+use crate::common::{fleet, framed, frames, operator, trailers, whole, within};
 
 pub const MS: Duration = Duration::from_millis(1);
 
@@ -261,7 +261,8 @@ fn async_stream(
     frames: impl Future<Output = Vec<Frame<bytes::Bytes>>> + Send + 'static,
 ) -> impl http_body::Body<Data = bytes::Bytes, Error = Status> + Send + 'static {
     use futures_util::{StreamExt as _, stream};
-    let frames = stream::once(frames).flat_map(|frames| stream::iter(frames.into_iter().map(Ok::<_, Status>)));
+    let frames =
+        stream::once(frames).flat_map(|frames| stream::iter(frames.into_iter().map(Ok::<_, Status>)));
     http_body_util::StreamBody::new(frames)
 }
 

@@ -21,8 +21,7 @@ fn begins(after: u64, then: Does) -> Does {
 
 #[tokio::test(start_paused = true)]
 async fn the_copy_that_waits_is_withdrawn_before_it_starts() {
-    let stage =
-        tied(2).replica("a", |_| begins(5, Answers(50))).replica("b", |_| begins(30, Answers(0)));
+    let stage = tied(2).replica("a", |_| begins(5, Answers(50))).replica("b", |_| begins(30, Answers(0)));
     let channel = stage.channel();
     let reply = get(&channel).await.unwrap();
     let dropped = stage.log().into_iter().find(|(.., what)| *what == Dropped).unwrap();
@@ -58,8 +57,7 @@ async fn copies_say_that_they_are_tied_and_others_do_not() {
 
 #[tokio::test(start_paused = true)]
 async fn when_two_have_begun_the_first_answer_wins() {
-    let stage =
-        tied(2).replica("a", |_| begins(3, Answers(100))).replica("b", |_| begins(2, Answers(20)));
+    let stage = tied(2).replica("a", |_| begins(3, Answers(100))).replica("b", |_| begins(2, Answers(20)));
     // Both say so in the same moment: a at 3, b at 1 + 2.
     let reply = get(&stage.channel()).await.unwrap();
     assert!(["a", "b"].contains(&reply.winner().unwrap().node.as_str()));

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use tonic::Code;
 use tower::Layer as _;
-use wardkeep_client::{CallSummary, Ending, Member, Observe, Phase, Policy, Replicated, ResponseExt as _, SentOnce};
+use wardkeep_client::{
+    CallSummary, Ending, Member, Observe, Phase, Policy, Replicated, ResponseExt as _, SentOnce,
+};
 
 use crate::stage::*;
 
@@ -71,8 +73,14 @@ async fn the_same_as_a_layer_over_channels_of_ones_own() {
     let stage = Stage::new();
     let layer = Stage::new().policy(hedged(10, 2)).builder.into_layer().unwrap();
     let services = vec![
-        (Member::new("a", "http://a:1"), tower::util::BoxCloneSyncService::new(stage.service("a", |_| Hangs))),
-        (Member::new("b", "http://b:1"), tower::util::BoxCloneSyncService::new(stage.service("b", |_| Answers(5)))),
+        (
+            Member::new("a", "http://a:1"),
+            tower::util::BoxCloneSyncService::new(stage.service("a", |_| Hangs)),
+        ),
+        (
+            Member::new("b", "http://b:1"),
+            tower::util::BoxCloneSyncService::new(stage.service("b", |_| Answers(5))),
+        ),
     ];
     assert_eq!(answer(&layer.layer(services)).await, "b");
     assert_eq!(stage.starts(), [(0, "a"), (10, "b")]);

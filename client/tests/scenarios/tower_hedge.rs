@@ -88,10 +88,11 @@ async fn hedge_is_not_won_by_an_error_that_comes_first() {
 
 #[tokio::test(start_paused = true)]
 async fn hedge_of_zero_delay_sends_all_at_once() {
-    let stage = Stage::new().policy(hedged(0, 3)).replica("a", |_| Hangs).replica("b", |_| Hangs).replica(
-        "c",
-        |_| Answers(5),
-    );
+    let stage = Stage::new()
+        .policy(hedged(0, 3))
+        .replica("a", |_| Hangs)
+        .replica("b", |_| Hangs)
+        .replica("c", |_| Answers(5));
     assert_eq!(answer(&stage.channel()).await, "c");
     assert_eq!(stage.starts(), [(0, "a"), (0, "b"), (0, "c")]);
 }

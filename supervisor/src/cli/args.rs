@@ -414,12 +414,18 @@ pub struct CallArgs {
     /// The request
     #[arg(default_value = "{}")]
     pub json: String,
-    /// Send to so many nodes at once; the first good answer wins
+    /// Send to so many nodes, all told; the first good answer wins [default: 2; with quorum: 3]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub copies: Option<u32>,
-    /// How to choose nodes [default: single; with -n: all]
+    /// How to ask nodes [default: single; with -n: all]
     #[arg(long, value_enum)]
     pub policy: Option<PolicyArg>,
+    /// With hedged and tied: how long one node has before the next is asked [default: 50ms; tied: 2ms]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub delay: Option<Duration>,
+    /// With quorum: so many answers must be the same [default: more than half]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub equal: Option<u32>,
     /// Call this server itself, without a supervisor
     #[arg(long, value_name = "URL")]
     pub address: Option<String>,
@@ -428,13 +434,19 @@ pub struct CallArgs {
     pub idempotent: bool,
 }
 
-/// How `call` chooses nodes.
+/// How `call` asks nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PolicyArg {
     /// One node; another only if that one cannot be reached.
     Single,
-    /// Several at once: `-n` of them, by default 2.
+    /// Several at once; the first good answer wins.
     All,
+    /// One, and the next when that one is late or fails.
+    Hedged,
+    /// As hedged; the node that begins says so, and the others that have not begun are spared.
+    Tied,
+    /// Several at once; the answer is the one that enough of them give.
+    Quorum,
 }
 
 /// `health`.

@@ -7,7 +7,7 @@ use http::uri::PathAndQuery;
 use prost_reflect::{DynamicMessage, MethodDescriptor, ServiceDescriptor};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, client::Grpc};
-use wardkeep_client::{Member, Policy, Replicated, Winner};
+use wardkeep_client::{HedgeDelay, Member, Policy, Replicated, Restraint, Winner};
 use wardkeep_proto::{
     context::NODE,
     v1::{self, WatchDirectoryRequest, directory_client::DirectoryClient},
@@ -38,7 +38,7 @@ struct Target {
 /// No such service or method (4), JSON that does not fit (2), or what the service answered.
 pub(crate) async fn run(session: &Session, args: &CallArgs) -> Result<Exit, Failure> {
     let (service, method) = split(&args.method)?;
-    let copies = copies(args)?;
+    let policy = policy(args)?;
     let target = match &args.address {
         Some(given) => at_address(session, &address(given)?, service).await?,
         None => in_directory(session, service).await?,
@@ -49,20 +49,21 @@ pub(crate) async fn run(session: &Session, args: &CallArgs) -> Result<Exit, Fail
         return Err(Failure::usage(format!("{name} takes a stream of requests, which `call` cannot send")));
     }
     let repeatable = args.idempotent || is_idempotent(&method);
-    if copies > 1 && !repeatable {
+    if policy != Policy::Single && !repeatable {
         return Err(Failure::usage(format!(
-            "{} does not say that it may be repeated, so it is not sent to {copies} nodes; \
+            "{} does not say that it may be repeated, so it is not sent to several nodes; \
              pass --idempotent if you know that it may",
             method.full_name()
         )));
     }
     let message = parse(method.input(), &args.json).map_err(Failure::usage)?;
     let path = format!("/{}/{}", target.service.full_name(), method.name());
-    let policy = if copies > 1 { Policy::All(copies) } else { Policy::Single };
     let mut builder = Replicated::builder()
         .members(target.members)
         .methods(&method.parent_pool().encode_to_vec())
         .policy(policy)
+        // Whoever asks for copies by hand gets them, however busy the nodes are.
+        .restraint(Restraint::default().step_down(false))
         .default_deadline(session.timeout)
         .max_reply_bytes(MAX_REPLY_BYTES);
     if repeatable {
@@ -80,15 +81,34 @@ fn split(name: &str) -> Result<(&str, &str), Failure> {
     }
 }
 
-fn copies(args: &CallArgs) -> Result<u32, Failure> {
-    match (args.policy, args.copies) {
-        (Some(PolicyArg::Single), Some(n)) if n > 1 => {
-            Err(Failure::usage(format!("--policy single and -n {n} contradict each other")))
-        }
-        (Some(PolicyArg::Single), _) | (None, None) => Ok(1),
-        (Some(PolicyArg::All), None) => Ok(2),
-        (_, Some(n)) => Ok(n),
+fn policy(args: &CallArgs) -> Result<Policy, Failure> {
+    use PolicyArg::{All, Hedged, Quorum, Single, Tied};
+    let wanted = args.policy.unwrap_or(if args.copies.is_some_and(|n| n > 1) { All } else { Single });
+    let refuse = |what: &str| Err(Failure::usage(what.to_owned()));
+    if args.delay.is_some() && !matches!(wanted, Hedged | Tied) {
+        return refuse("--delay goes with --policy hedged or tied");
     }
+    if args.equal.is_some() && wanted != Quorum {
+        return refuse("--equal goes with --policy quorum");
+    }
+    let n = args.copies.unwrap_or(if wanted == Quorum { 3 } else { 2 });
+    let delay = |default| HedgeDelay::Fixed(args.delay.unwrap_or(default));
+    Ok(match wanted {
+        Single if args.copies.is_some_and(|n| n > 1) => {
+            return refuse(&format!("--policy single and -n {n} contradict each other"));
+        }
+        Single => Policy::Single,
+        All => Policy::All(n),
+        Hedged => Policy::Hedged { delay: delay(Duration::from_millis(50)), max_attempts: n },
+        Tied => Policy::Tied { delay: delay(Duration::from_millis(2)), max_attempts: n },
+        Quorum => {
+            let equal = args.equal.unwrap_or(n / 2 + 1);
+            if equal > n {
+                return refuse(&format!("{equal} equal answers cannot come from {n} nodes: raise -n"));
+            }
+            Policy::Quorum { equal, of: n }
+        }
+    })
 }
 
 fn is_idempotent(method: &MethodDescriptor) -> bool {
@@ -133,13 +153,22 @@ async fn in_directory(session: &Session, wanted: &str) -> Result<Target, Failure
         let asked = async { Reflection::open(session, &node.uri).await?.service(wanted).await };
         match asked.await {
             Ok(service) => {
-                let members = ready.iter().map(|n| Member::new(&n.name, &n.uri)).collect();
+                let members = ready.iter().map(member).collect();
                 return Ok(Target { members, service });
             }
             Err(failure) => last = failure,
         }
     }
     Err(last)
+}
+
+/// With what tells it from the others: copies go to unlike ones.
+fn member(node: &v1::NodeInfo) -> Member {
+    let mut member = Member::new(&node.name, &node.uri);
+    member.machine = node.machine.clone();
+    member.zone = node.zone.clone();
+    member.labels = node.labels.clone().into_iter().collect();
+    member
 }
 
 async fn directory(session: &Session) -> Result<v1::DirectoryView, Failure> {
