@@ -63,12 +63,13 @@ pub(crate) struct Incarnation {
     pub(crate) ordered: AtomicBool,
     stopped: AtomicBool,
     stopping: Notify,
-    stop: OnceLock<CancellationToken>,
     parts: OnceLock<Box<Parts>>,
 }
 
 #[derive(Debug)]
 struct Parts {
+    /// The order to stop as a token.
+    stop: CancellationToken,
     abort: CancellationToken,
     work: TaskTracker,
     recorder: Recorder,
@@ -102,7 +103,6 @@ impl Incarnation {
             ordered: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             stopping: Notify::new(),
-            stop: OnceLock::new(),
             parts: OnceLock::new(),
         })
     }
@@ -116,6 +116,7 @@ impl Incarnation {
         self.parts.get_or_init(|| {
             let Home { node, ledger, .. } = &*self.home;
             Box::new(Parts {
+                stop: CancellationToken::new(),
                 abort: CancellationToken::new(),
                 work: TaskTracker::new(),
                 recorder: ledger.recorder(node.clone(), self.ward.clone(), self.number),
@@ -130,8 +131,8 @@ impl Incarnation {
     pub(crate) fn stop(&self) {
         self.stopped.store(true, SeqCst);
         self.stopping.notify_waiters();
-        if let Some(token) = self.stop.get() {
-            token.cancel();
+        if let Some(parts) = self.parts.get() {
+            parts.stop.cancel();
         }
     }
 
@@ -141,7 +142,7 @@ impl Incarnation {
 
     /// The same as a token.
     fn stop_token(&self) -> &CancellationToken {
-        let token = self.stop.get_or_init(CancellationToken::new);
+        let token = &self.parts().stop;
         // Who stops looks for a token after having said so: one of both sees the other.
         if self.is_stopped() {
             token.cancel();

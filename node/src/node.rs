@@ -161,7 +161,7 @@ impl NodeBuilder {
         let listener = TcpListener::from_std(listener).map_err(cannot)?;
         let supervisor = self.supervisor.as_deref().map(wardkeep_client::endpoint).transpose()?;
 
-        let route = |ward: &Ward| (!ward.services.is_empty()).then(|| Route::new(ward.name.clone()));
+        let route = |ward: &Ward| (!ward.services().is_empty()).then(|| Route::new(ward.name.clone()));
         let wards: Vec<_> = self.wards.iter().map(|ward| (ward.clone(), route(ward))).collect();
         let (health, health_server) = tonic_health::server::health_reporter();
         let built_in = Services::new().with(health_server).reflecting(&self.descriptors)?;
@@ -239,7 +239,7 @@ impl NodeBuilder {
                 let twice = format!("node {} has two wards named {}", self.name, ward.name());
                 return Err(NodeError::Misconfigured(twice).into());
             }
-            for (service, route) in ward.services.iter().zip(std::iter::repeat(route).flatten()) {
+            for (service, route) in ward.services().iter().zip(std::iter::repeat(route).flatten()) {
                 if ways.insert(service.clone(), Way::Ward(route.clone())).is_some() {
                     let twice = format!("two wards of node {} answer the service {service}", self.name);
                     return Err(NodeError::Misconfigured(twice).into());

@@ -47,20 +47,40 @@ pub struct Ward {
     pub(crate) name: Arc<str>,
     /// Wards that differ by name only share it: the name in it is nobody's.
     pub(crate) spec: Arc<WardSpec>,
-    pub(crate) services: Vec<String>,
     pub(crate) work: Work,
 }
 
 #[derive(Clone)]
 pub(crate) enum Work {
     Task(TaskFactory),
-    Watched(Watched),
+    Watched(Box<Watched>),
+}
+
+impl Work {
+    pub(crate) fn watched(&self) -> Option<&Watched> {
+        match self {
+            Work::Watched(watched) => Some(watched),
+            Work::Task(_) => None,
+        }
+    }
+
+    fn watched_mut(&mut self) -> Option<&mut Watched> {
+        match self {
+            Work::Watched(watched) => Some(watched),
+            Work::Task(_) => None,
+        }
+    }
 }
 
 /// What is run by a task of its host's, beside what it consists of.
 #[derive(Clone)]
 pub(crate) enum Watched {
-    Service { factory: ServiceFactory, on_panic: OnPanic },
+    /// With the full names of the gRPC services it answers.
+    Service {
+        factory: ServiceFactory,
+        names: Arc<[String]>,
+        on_panic: OnPanic,
+    },
     Process(Arc<Program>),
 }
 
@@ -92,10 +112,8 @@ impl Ward {
         S::Future: Send + 'static,
     {
         let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
-        let mut ward =
-            Self::new(name, Work::Watched(Watched::Service { factory, on_panic: OnPanic::default() }));
-        ward.services.push(S::NAME.to_owned());
-        ward
+        let (names, on_panic) = ([S::NAME.to_owned()].into(), OnPanic::default());
+        Self::new(name, Work::Watched(Box::new(Watched::Service { factory, names, on_panic })))
     }
 
     /// A background loop. It ends well with `Ok`, fails with `Err` or a panic, and should return
@@ -111,13 +129,13 @@ impl Ward {
     /// An external program, in a process group of its own.
     pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
         let pulse_timeout = program.default_pulse_timeout();
-        let mut ward = Self::new(name, Work::Watched(Watched::Process(Arc::new(program))));
+        let mut ward = Self::new(name, Work::Watched(Box::new(Watched::Process(Arc::new(program)))));
         Arc::make_mut(&mut ward.spec).pulse_timeout = pulse_timeout;
         ward
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
-        Self { name: name.into(), spec: Arc::new(WardSpec::new("")), services: Vec::new(), work }
+        Self { name: name.into(), spec: Arc::new(WardSpec::new("")), work }
     }
 
     /// Puts it into a group. A name without a declaration has the default strategy and limits.
@@ -147,7 +165,7 @@ impl Ward {
     #[must_use]
     pub fn pulse_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.spec).pulse_timeout = Some(timeout);
-        if let Work::Watched(Watched::Process(program)) = &mut self.work {
+        if let Some(Watched::Process(program)) = self.work.watched_mut() {
             Arc::make_mut(program).pulses_within(timeout);
         }
         self
@@ -184,7 +202,7 @@ impl Ward {
     /// What a panic in a handler means. Service wards only.
     #[must_use]
     pub fn on_panic(mut self, what: OnPanic) -> Self {
-        if let Work::Watched(Watched::Service { on_panic, .. }) = &mut self.work {
+        if let Some(Watched::Service { on_panic, .. }) = self.work.watched_mut() {
             *on_panic = what;
         }
         self
@@ -197,11 +215,19 @@ impl Ward {
 
     /// What does not go together, in one line.
     pub(crate) fn check(&self) -> Result<(), String> {
-        match &self.work {
-            Work::Watched(Watched::Process(program)) => {
+        match self.work.watched() {
+            Some(Watched::Process(program)) => {
                 program.check(self.spec.pulse_timeout).map_err(|what| format!("ward {}: {what}", self.name()))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Full names of the gRPC services it answers.
+    pub(crate) fn services(&self) -> &[String] {
+        match self.work.watched() {
+            Some(Watched::Service { names, .. }) => names,
+            _ => &[],
         }
     }
 
@@ -211,10 +237,10 @@ impl Ward {
     }
 
     pub(crate) fn kind(&self) -> v1::WardKind {
-        match self.work {
-            Work::Watched(Watched::Service { .. }) => v1::WardKind::Service,
-            Work::Task(_) => v1::WardKind::Task,
-            Work::Watched(Watched::Process(_)) => v1::WardKind::Process,
+        match self.work.watched() {
+            None => v1::WardKind::Task,
+            Some(Watched::Service { .. }) => v1::WardKind::Service,
+            Some(Watched::Process(_)) => v1::WardKind::Process,
         }
     }
 }
@@ -225,7 +251,7 @@ impl fmt::Debug for Ward {
             .field("name", &self.name)
             .field("kind", &self.kind())
             .field("spec", &self.spec)
-            .field("services", &self.services)
+            .field("services", &self.services())
             .finish()
     }
 }
@@ -312,7 +338,7 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
-        Watched::Service { factory, on_panic } => {
+        Watched::Service { factory, on_panic, .. } => {
             service::run(factory, on_panic, route, incarnation, stop, shared.leaked, ready).await
         }
         Watched::Process(program) => process::run(program, incarnation, stop, shared, ready).await,

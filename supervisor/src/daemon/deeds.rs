@@ -230,7 +230,7 @@ impl Fleet {
         let at = group.members.iter().position(|id| id == failed).unwrap_or_default();
         let others = match group.spec.strategy {
             Strategy::OneForOne => &[],
-            Strategy::OneForAll => group.members,
+            Strategy::OneForAll => &group.members[..],
             Strategy::RestForOne => &group.members[at..],
         };
         let concerned = |id: &&WardId| {
