@@ -20,17 +20,17 @@ use crate::{
 
 pub const WARDKEEP: &str = "wardkeep: a task ward that pulses and sleeps";
 const BARE: &str = "tokio: a task that sleeps";
-const COLUMNS: [&str; 3] = ["bytes", "bytes resident", "µs of CPU a second"];
+const COLUMNS: [&str; 3] = ["live in bytes", "resident in bytes", "CPU in µs a second"];
 const FEW: usize = 1_000;
 const MANY: usize = 21_000;
 const BEAT: Duration = Duration::from_secs(1);
 
 pub fn table(rounds: usize) -> Table {
-    let about = "One more task that wakes once a second, pulses where there is a pulse, and sleeps: the difference between \
-        21,000 and 1,000 of them, each number in a process of its own. *Bytes* are those asked of the allocator that live, \
+    let about = "One more task that wakes once a second, pulses where there is a pulse, and sleeps (actors only wait for messages): the difference between \
+        21,000 and 1,000 of them, each number in a process of its own. *Live* are those asked of the allocator that live, \
         *resident* is what the system says, *CPU* that of the whole process. A ward is one of a node that is alone: task, \
         node's record and its own steward's record are in it, and its pulse is watched over. Actors have a supervisor. \
-        Erlang's bytes are its own count of its memory.";
+        Erlang's live bytes are its own count of its memory.";
     let kinds = [
         (BARE, "task"),
         ("tokio: a task with an interval and a token", "token"),
