@@ -6,7 +6,7 @@ use procfs::Current as _;
 use serde::{Deserialize, Serialize};
 
 /// Crates whose versions are named.
-const NAMED: [&str; 6] = ["anyhow", "h2", "hyper", "tokio", "tonic", "tonic-types"];
+const NAMED: [&str; 8] = ["anyhow", "h2", "hyper", "kameo", "ractor", "tokio", "tonic", "tonic-types"];
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Machine {
@@ -47,6 +47,7 @@ fn versions() -> Result<BTreeMap<String, String>, Box<dyn std::error::Error>> {
     let rustc = Command::new("rustc").arg("--version").output()?;
     let rustc = String::from_utf8(rustc.stdout)?;
     versions.insert("rustc".into(), rustc.split(' ').nth(1).unwrap_or_default().to_owned());
+    versions.extend(crate::erlang::version().map(|version| ("Erlang/OTP".to_owned(), version)));
     Ok(versions)
 }
 

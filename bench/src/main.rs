@@ -6,11 +6,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 mod beside;
+mod child;
+mod counted;
+mod erlang;
 mod errors;
+mod heal;
 mod machine;
 mod page;
+mod peers;
 mod plot;
 mod report;
+mod weight;
 
 use clap::{Parser, ValueEnum};
 
@@ -31,16 +37,31 @@ struct Args {
 enum Group {
     /// Making well-formed errors, passing them on, and a flood of them.
     Errors,
+    /// From a crash to running again, here and through a supervisor; a freeze.
+    Heal,
+    /// A pulse, a report, the memory of a ward, and fleets of up to a million.
+    Weight,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     without_backtraces()?;
+    if let Some((job, args)) = child::job() {
+        match job.as_str() {
+            "growth" => child::print(&weight::growth(&args)),
+            "memory" => child::print(&weight::memory(&args)),
+            "node" => heal::frozen(&args),
+            other => panic!("no such job: {other}"),
+        }
+        return Ok(());
+    }
     let args = Args::parse();
     let groups = if args.groups.is_empty() { Group::value_variants() } else { &args.groups };
     for group in groups.iter().filter(|_| !args.render) {
         let machine = machine::describe()?;
         let measured = match group {
             Group::Errors => errors::measure(args.rounds)?,
+            Group::Heal => heal::measure(args.rounds)?,
+            Group::Weight => weight::measure(args.rounds)?,
         };
         report::save(&report::Report { machine, ..measured })?;
     }

@@ -13,7 +13,7 @@ const HEAD: &str = "\
 # Benchmarks
 
 Made by `cargo measure` from `bench/results/*.json`; edits here are lost. Figures are of one machine on one day and no
-promise: what carries over is how things compare. Whatever is in one table ran in turns in one process, several rounds;
+promise: what carries over is how things compare. Whatever is in one table ran in turns, several rounds;
 a figure is the median of its rounds, with the lowest and the highest in brackets, and the last column divides the first
 by the baseline's, round by round. The clock has steps of about 0.01 µs and takes 0.02 µs itself: below 0.1 µs a figure
 says little more than that it is small.

@@ -68,12 +68,13 @@ pub(crate) struct Incarnation {
     pub(crate) ordered: AtomicBool,
     stopped: AtomicBool,
     stopping: Notify,
-    stop: OnceLock<CancellationToken>,
     parts: OnceLock<Box<Parts>>,
 }
 
 #[derive(Debug)]
 struct Parts {
+    /// The order to stop as a token.
+    stop: CancellationToken,
     abort: CancellationToken,
     work: TaskTracker,
     recorder: Recorder,
@@ -107,7 +108,6 @@ impl Incarnation {
             ordered: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             stopping: Notify::new(),
-            stop: OnceLock::new(),
             parts: OnceLock::new(),
         })
     }
@@ -121,6 +121,7 @@ impl Incarnation {
         self.parts.get_or_init(|| {
             let Home { node, ledger, .. } = &*self.home;
             Box::new(Parts {
+                stop: CancellationToken::new(),
                 abort: CancellationToken::new(),
                 work: TaskTracker::new(),
                 recorder: ledger.recorder(node.clone(), self.ward.clone(), self.number),
@@ -135,8 +136,8 @@ impl Incarnation {
     pub(crate) fn stop(&self) {
         self.stopped.store(true, SeqCst);
         self.stopping.notify_waiters();
-        if let Some(token) = self.stop.get() {
-            token.cancel();
+        if let Some(parts) = self.parts.get() {
+            parts.stop.cancel();
         }
     }
 
@@ -146,7 +147,7 @@ impl Incarnation {
 
     /// The same as a token.
     fn stop_token(&self) -> &CancellationToken {
-        let token = self.stop.get_or_init(CancellationToken::new);
+        let token = &self.parts().stop;
         // Who stops looks for a token after having said so: one of both sees the other.
         if self.is_stopped() {
             token.cancel();

@@ -58,7 +58,6 @@ pub(crate) struct Host {
 /// There may be very many of them: what an idle task has no use for is made when it is first needed.
 struct Hosted {
     ward: Ward,
-    route: Option<Arc<Route>>,
     /// The latest one.
     incarnation: Option<Arc<Incarnation>>,
     /// `None`: it does not run.
@@ -72,13 +71,16 @@ struct Hosted {
     /// The latest incarnation ended by a failure.
     failed: bool,
     number: u64,
-    started_at: Option<chrono::DateTime<Utc>>,
+    /// In milliseconds of Unix time; 0: never.
+    started_at: i64,
     more: Option<Box<More>>,
 }
 
 /// What is known of wards that do more than pulse.
 #[derive(Default)]
 struct More {
+    /// Of a service.
+    route: Option<Arc<Route>>,
     last_error_id: String,
     status: String,
     /// Told so far: see [`Route`].
@@ -174,7 +176,7 @@ impl Host {
 
     /// Full names of the gRPC services it answers.
     pub(crate) fn services(&self, slot: usize) -> &[String] {
-        self.wards.get(slot).map(|hosted| hosted.ward.services.as_slice()).unwrap_or_default()
+        self.wards.get(slot).map(|hosted| hosted.ward.services()).unwrap_or_default()
     }
 
     pub(crate) fn leaked(&self) -> u32 {
@@ -224,7 +226,7 @@ impl Host {
         hosted.number += 1;
         (hosted.held, hosted.quarantined, hosted.failed) = (false, false, false);
         hosted.phase = Phase::Starting;
-        hosted.started_at = Some(Utc::now());
+        hosted.started_at = Utc::now().timestamp_millis();
         if let Some(more) = &mut hosted.more {
             more.status = String::new();
             (more.work_ended, more.oldest_work) = (more.work_begun, None);
@@ -246,7 +248,7 @@ impl Host {
                 self.settle(Noticed::Ready(slot, number));
             }
             ward::Work::Watched(work) => {
-                self.watch(slot, number, work, incarnation);
+                self.watch(slot, number, *work, incarnation);
                 self.note(slot, None);
             }
         }
@@ -259,8 +261,9 @@ impl Host {
         let (stop, stopped) = watch::channel(None);
         let (ready, is_ready) = oneshot::channel();
         hosted.control = Some(Control::Watched(stop));
-        let route = hosted.route.clone().unwrap_or_else(|| Route::new(hosted.ward.name.clone(), None));
+        let name = hosted.ward.name.clone();
         let more = hosted.more();
+        let route = more.route.clone().unwrap_or_else(|| Route::new(name, None));
         let shared = Shared { leaked, guard, seat: more.seat.clone(), tail: more.tail.clone() };
         self.runs.spawn(async move {
             let announce = move || {
@@ -385,10 +388,10 @@ impl Host {
         }
         if let Some(more) = &mut hosted.more {
             more.oldest_work = None;
-        }
-        // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
-        if let Some(route) = &hosted.route {
-            route.current.store(None);
+            // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
+            if let Some(route) = &more.route {
+                route.current.store(None);
+            }
         }
         hosted.phase = hosted.rest();
         hosted.failed = !matches!(ended.kind, v1::ExitKind::Done | v1::ExitKind::Stopped);
@@ -503,13 +506,13 @@ fn short(error: Error) -> v1::Error {
 
 impl Hosted {
     fn new(ward: Ward, route: Option<Arc<Route>>) -> Self {
-        let tail = match &ward.work {
-            ward::Work::Watched(ward::Watched::Process(program)) => Some(Arc::new(Tail::new(program.output))),
+        let tail = match ward.work.watched() {
+            Some(ward::Watched::Process(program)) => Some(Arc::new(Tail::new(program.output))),
             _ => None,
         };
+        let more = route.is_some() || tail.is_some();
         Self {
             ward,
-            route,
             incarnation: None,
             control: None,
             sweep: Sweep::default(),
@@ -518,8 +521,8 @@ impl Hosted {
             quarantined: false,
             failed: false,
             number: 0,
-            started_at: None,
-            more: tail.map(|tail| Box::new(More { tail: Some(tail), ..More::default() })),
+            started_at: 0,
+            more: more.then(|| Box::new(More { route, tail, ..More::default() })),
         }
     }
 
@@ -544,11 +547,13 @@ impl Hosted {
         let spec = self.ward.promises();
         let mut view = v1::Ward {
             node: node.to_owned(),
-            spec: Some(wire::ward_spec_message(&spec, self.ward.kind(), &self.ward.services)),
+            spec: Some(wire::ward_spec_message(&spec, self.ward.kind(), self.ward.services())),
             state: wire::state(self.phase).into(),
             verdict: v1::Verdict::Healthy.into(),
             incarnation: self.number,
-            started_at: self.started_at.map(timestamp),
+            started_at: chrono::DateTime::from_timestamp_millis(self.started_at)
+                .filter(|_| self.started_at > 0)
+                .map(timestamp),
             restarts: self.number.saturating_sub(1),
             held: self.held,
             failed: self.failed,
@@ -568,7 +573,8 @@ impl Hosted {
 
     /// Replies of incarnations that were left behind.
     fn fenced(&self) -> u64 {
-        self.route.as_ref().map_or(0, |route| route.fenced.load(Relaxed))
+        let route = self.more.as_ref().and_then(|more| more.route.as_ref());
+        route.map_or(0, |route| route.fenced.load(Relaxed))
     }
 
     /// What it says of itself has changed, or more of its replies were fenced off.

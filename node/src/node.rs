@@ -264,7 +264,7 @@ impl NodeBuilder {
                 let twice = format!("node {} has two wards named {}", self.name, ward.name());
                 return Err(NodeError::Misconfigured(twice).into());
             }
-            for (service, route) in ward.services.iter().zip(std::iter::repeat(route).flatten()) {
+            for (service, route) in ward.services().iter().zip(std::iter::repeat(route).flatten()) {
                 if ways.insert(service.clone(), Way::Ward(route.clone())).is_some() {
                     let twice = format!("two wards of node {} answer the service {service}", self.name);
                     return Err(NodeError::Misconfigured(twice).into());

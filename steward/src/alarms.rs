@@ -25,6 +25,7 @@ pub(crate) fn nanos(at: Time) -> Nanos {
 
 /// About 67 ms.
 const BUCKET: u32 = 26;
+const BUCKET_SPAN: Nanos = 1 << BUCKET;
 
 /// A ward's place in the table, and when its alarm goes off.
 type Entry = (Nanos, u32);
@@ -41,7 +42,14 @@ pub(crate) struct Alarms {
 #[derive(Debug)]
 struct Bucket {
     first: Nanos,
-    entries: Vec<Entry>,
+    /// Nanoseconds since its beginning, and the ward.
+    entries: Vec<(u32, u32)>,
+}
+
+impl Bucket {
+    fn all(self, number: u64) -> impl Iterator<Item = Entry> {
+        self.entries.into_iter().map(move |(after, ward)| ((number << BUCKET) + Nanos::from(after), ward))
+    }
 }
 
 impl Alarms {
@@ -53,7 +61,7 @@ impl Alarms {
         }
         let bucket = self.far.entry(number).or_insert(Bucket { first: at, entries: Vec::new() });
         bucket.first = bucket.first.min(at);
-        bucket.entries.push((at, ward));
+        bucket.entries.push(((at & (BUCKET_SPAN - 1)) as u32, ward));
     }
 
     /// When the first goes off.
@@ -65,10 +73,10 @@ impl Alarms {
     /// One that goes off by `now`, earliest first.
     pub(crate) fn next_due(&mut self, now: Nanos) -> Option<Entry> {
         while self.near.is_empty() {
-            let (number, _) = self.far.first_key_value().filter(|(_, bucket)| bucket.first <= now)?;
+            self.far.first_key_value().filter(|(_, bucket)| bucket.first <= now)?;
+            let (number, bucket) = self.far.pop_first()?;
             self.next = number + 1;
-            let (_, bucket) = self.far.pop_first()?;
-            self.near = bucket.entries.into_iter().map(Reverse).collect();
+            self.near = bucket.all(number).map(Reverse).collect();
         }
         let Reverse((at, _)) = self.near.peek()?;
         if *at > now {
@@ -86,7 +94,7 @@ impl Alarms {
     pub(crate) fn retain(&mut self, keep: impl Fn(Entry) -> bool) {
         let all = mem::take(self);
         self.next = all.next;
-        let far = all.far.into_values().flat_map(|bucket| bucket.entries);
+        let far = all.far.into_iter().flat_map(|(number, bucket)| bucket.all(number));
         for (at, ward) in all.near.into_iter().map(|Reverse(entry)| entry).chain(far) {
             if keep((at, ward)) {
                 self.add(at, ward);

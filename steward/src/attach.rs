@@ -11,7 +11,7 @@ use crate::{
     group::Origin,
     table::NOWHERE,
     types::{Cause, GroupSpec, NodeName, Phase, Restart, Verdict, WardId, WardReport, WardSpec, What},
-    ward::{Intent, Order, Pending, Then, Ward},
+    ward::{Intent, Order, Pending, Terms, Then, Ward},
 };
 
 /// Ends that were missed: dealt with when all wards of the node are known.
@@ -52,7 +52,7 @@ impl Steward {
         };
         let old = self.wards.get(&id).map(|ward| ward.slot);
         let slot = old.unwrap_or_else(|| u32::try_from(node.order.len()).unwrap_or(NOWHERE));
-        let place = self.enroll_ward(&id, slot, &report, old.is_some(), Arc::new(report.spec.clone()));
+        let place = self.enroll_ward(&id, slot, &report, old.is_some(), terms_of(name, &report));
         if let Some(node) = self.nodes.get_mut(name).filter(|_| old.is_none()) {
             node.order.push(place);
         }
@@ -122,7 +122,7 @@ impl Steward {
         self.wards.reserve(reports.len());
         let mut order = Vec::with_capacity(reports.len());
         let mut enrolled = Vec::with_capacity(reports.len());
-        let mut specs = HashMap::new();
+        let mut known_terms = HashMap::new();
         for (slot, named) in (0..).zip(reports) {
             let Some((id, report)) = named else {
                 // A second one of this name: nothing is known of the slot.
@@ -130,16 +130,9 @@ impl Steward {
                 continue;
             };
             let known = again && self.wards.contains(&id);
-            let spec = WardSpec { name: name.clone(), ..report.spec.clone() };
-            let spec = match specs.get_key_value(&spec) {
-                Some((shared, ())) => Arc::clone(shared),
-                None => {
-                    let spec = Arc::new(spec);
-                    specs.insert(Arc::clone(&spec), ());
-                    spec
-                }
-            };
-            order.push(self.enroll_ward(&id, slot, &report, known, spec));
+            let terms = terms_of(name, &report);
+            let terms = known_terms.entry(terms.clone()).or_insert(terms).clone();
+            order.push(self.enroll_ward(&id, slot, &report, known, terms));
             enrolled.push((id, report, known));
         }
         if let Some(node) = self.nodes.get_mut(name) {
@@ -157,29 +150,28 @@ impl Steward {
         slot: u32,
         report: &WardReport,
         known: bool,
-        spec: Arc<WardSpec>,
+        terms: Arc<Terms>,
     ) -> u32 {
-        let group: Arc<str> = match &spec.group {
-            Some(group) => group.clone(),
-            None => GroupSpec::of_node(&id.node).name,
-        };
+        let group = terms.group.clone();
         self.declare(GroupSpec::new(group.clone()), Origin::Implied);
-        let regrouped = self.wards.get(id).is_some_and(|ward| ward.group != group);
+        let regrouped = self.wards.get(id).is_some_and(|ward| *ward.group() != group);
         if known && !regrouped {
             if let Some(ward) = self.ward_mut(id) {
-                (ward.spec, ward.slot) = (spec, slot);
+                (ward.terms, ward.slot) = (terms, slot);
             }
             return self.wards.place(id).unwrap_or(NOWHERE);
         }
         self.drop_from_plans(id);
-        let old = self.wards.get(id).map(|ward| ward.group.clone());
-        if let Some(old) = old.and_then(|old| self.groups.get_mut(&old)) {
-            old.members.retain(|member| member != id);
+        let old = self.wards.place(id).and_then(|place| Some((place, self.wards.at(place)?.group())));
+        if let Some((place, old)) = old
+            && let Some(old) = self.groups.get_mut(old)
+        {
+            old.members.retain(|member| *member != place);
         }
         if known {
             let now = self.now;
             if let Some(ward) = self.ward_mut(id) {
-                (ward.spec, ward.slot, ward.group) = (spec, slot, group.clone());
+                (ward.terms, ward.slot) = (terms, slot);
                 if let Some(pending) = &mut ward.pending {
                     pending.due.get_or_insert(now);
                 }
@@ -187,7 +179,7 @@ impl Steward {
         } else {
             let rests = self.wards.get(id).map(|ward| ward.intent);
             self.cancel_pending(id);
-            let mut ward = Ward::new(id.clone(), spec, group.clone());
+            let mut ward = Ward::new(id.clone(), terms);
             ward.slot = slot;
             // What people decided, or have yet to look at, outlives a boot.
             if let Some(intent @ (Intent::Down | Intent::Quarantined)) = rests {
@@ -198,11 +190,12 @@ impl Steward {
             self.wards.insert(ward);
             self.recall_ward(id, report);
         }
+        let place = self.wards.place(id).unwrap_or(NOWHERE);
         if let Some(group) = self.groups.get_mut(&group) {
-            group.members.push(id.clone());
+            group.members.push(place);
         }
         self.ward_mut(id);
-        self.wards.place(id).unwrap_or(NOWHERE)
+        place
     }
 
     fn adopt_live(&mut self, id: &WardId, report: &WardReport) {
@@ -218,10 +211,10 @@ impl Steward {
         let stopping = report.phase == Phase::Stopping;
         // What its group had in mind for it is past; what it did itself, or people want, is not.
         let mut order = ward.order.take().filter(|order| stopping || order.then != Then::Plan);
-        if stopping && order.is_none() && !report.held && ward.spec.restart != Restart::Temporary {
+        if stopping && order.is_none() && !report.held && ward.spec().restart != Restart::Temporary {
             // Another steward began to stop it, not for good: so it is to come back.
             let cause = because("its restart was under way");
-            let grace = ward.spec.grace;
+            let grace = ward.spec().grace;
             order = Some(Box::new(Order { then: Then::Again, grace, cause, sent: None }));
         }
         let sent = stopping.then_some(patient);
@@ -249,7 +242,7 @@ impl Steward {
         let wanted = ward.pending.as_ref().is_some_and(|pending| pending.free);
         if report.phase == Phase::Quarantined && ward.intent == Intent::Up && !wanted {
             ward.intent = Intent::Quarantined;
-            let group = ward.group.clone();
+            let group = ward.group().clone();
             // Another steward gave up, and handed over.
             if let Some(group) = self.groups.get_mut(&group) {
                 group.gave_up = true;
@@ -259,7 +252,7 @@ impl Steward {
         if ward.intent != Intent::Up {
             return self.settle_down(id);
         }
-        let (waits, restart) = (ward.pending.is_some() && ward.phase == Phase::Backoff, ward.spec.restart);
+        let (waits, restart) = (ward.pending.is_some() && ward.phase == Phase::Backoff, ward.spec().restart);
         let planned = matches!(report.phase, Phase::Backoff) || was_starting || waits;
         // Down as far as anything that follows is concerned.
         ward.phase = Phase::Stopped;
@@ -287,6 +280,15 @@ impl Steward {
             self.start(id, cause, false);
         }
     }
+}
+
+fn terms_of(node: &NodeName, report: &WardReport) -> Arc<Terms> {
+    let group = match &report.spec.group {
+        Some(group) => group.clone(),
+        None => GroupSpec::of_node(node).name,
+    };
+    // Alike whatever the ward's name.
+    Arc::new(Terms { spec: WardSpec { name: node.clone(), ..report.spec.clone() }, group })
 }
 
 fn because(reason: &str) -> Cause {

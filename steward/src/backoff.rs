@@ -3,43 +3,55 @@
 
 use std::time::Duration;
 
-use crate::types::{Backoff, Time};
+use crate::{
+    alarms::{NEVER, Nanos, nanos},
+    types::{Backoff, Time},
+};
 
 /// How many failures in a row there were, and when the last restart was due.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Streak {
     failures: u32,
-    last: Option<Time>,
+    /// [`NEVER`] if there was none.
+    last: Nanos,
+}
+
+impl Default for Streak {
+    fn default() -> Self {
+        Self { failures: 0, last: NEVER }
+    }
 }
 
 impl Streak {
     /// The pause before a restart decided at `now`; `salt` tells apart who waits.
     pub(crate) fn next(&mut self, backoff: &Backoff, now: Time, seed: u64, salt: &str) -> Duration {
-        if self.last.is_none_or(|last| now.saturating_sub(last) > backoff.reset) {
-            self.failures = 0;
-        }
+        self.forget(backoff, now);
         let full = match self.failures {
             0 => Duration::ZERO,
             n => backoff.first.saturating_mul(1_u32.checked_shl(n - 1).unwrap_or(u32::MAX)).min(backoff.max),
         };
         let delay = jitter(full, mix(seed ^ hash(salt) ^ u64::from(self.failures)));
         self.failures = self.failures.saturating_add(1);
-        self.last = Some(now.saturating_add(delay));
+        self.last = nanos(now.saturating_add(delay));
         delay
     }
 
     /// How many failures there were in a row, and when the last restart was due.
     pub(crate) fn row(&self) -> Option<(u32, Time)> {
-        Some((self.failures, self.last?))
+        (self.last != NEVER).then(|| (self.failures.into(), Duration::from_nanos(self.last)))
+    }
+
+    fn forget(&mut self, backoff: &Backoff, now: Time) {
+        if self.last == NEVER || now.saturating_sub(Duration::from_nanos(self.last)) > backoff.reset {
+            self.failures = 0;
+        }
     }
 
     /// A restart that a steward before this one decided.
     pub(crate) fn recall(&mut self, backoff: &Backoff, at: Time) {
-        if self.last.is_none_or(|last| at.saturating_sub(last) > backoff.reset) {
-            self.failures = 0;
-        }
+        self.forget(backoff, at);
         self.failures = self.failures.saturating_add(1);
-        self.last = Some(at);
+        self.last = nanos(at);
     }
 }
 

@@ -30,7 +30,7 @@ use crate::{
 /// A step settles in a few rounds; the limit only guards against a mistake in here.
 const ROUNDS: usize = 64;
 
-/// Alarms that were superseded are cleared away when there are more than wards, and than this.
+/// So many alarms that were superseded are kept, and one for each eight wards, before they are cleared away.
 const SPARE_ALARMS: usize = 1_024;
 
 /// Decides who is unhealthy, what is restarted, and when to give up. See the crate's documentation.
@@ -155,12 +155,12 @@ impl Steward {
     /// All groups, by name.
     pub fn groups(&self, now: Time) -> impl Iterator<Item = GroupView<'_>> {
         let now = now.max(self.now);
-        self.groups.values().map(move |group| group.view(now))
+        self.groups.values().map(move |group| group.view(&self.wards, now))
     }
 
     /// One group by name.
     pub fn group(&self, name: &str, now: Time) -> Option<GroupView<'_>> {
-        self.groups.get(name).map(|group| group.view(now.max(self.now)))
+        self.groups.get(name).map(|group| group.view(&self.wards, now.max(self.now)))
     }
 
     /// What it was made with.
@@ -207,7 +207,7 @@ impl Steward {
         let place = self.wards.place(id)?;
         self.touch(place);
         let ward = self.wards.at_mut(place)?;
-        let mut next = Some(&ward.group);
+        let mut next = Some(&ward.terms.group);
         while let Some(name) = next {
             self.dirty.insert(name.clone());
             next = self.groups.get(name).and_then(|group| group.parent.as_ref());
@@ -343,7 +343,7 @@ impl Steward {
             return;
         }
         self.alarms.add(at, place);
-        if self.alarms.len() > 2 * self.wards.len() + SPARE_ALARMS {
+        if self.alarms.len() > self.wards.len() / 8 * 9 + SPARE_ALARMS {
             let wards = &self.wards;
             self.alarms.retain(|(at, place)| wards.at(place).is_some_and(|ward| ward.alarm == at));
         }
@@ -395,12 +395,12 @@ fn view(ward: &Ward, unreachable: bool, patient: Time) -> WardView<'_> {
     let work = ward.work.as_deref();
     WardView {
         id: &ward.id,
-        spec: WardSpec { name: ward.id.ward.clone(), ..(*ward.spec).clone() },
+        spec: WardSpec { name: ward.id.ward.clone(), ..ward.spec().clone() },
         phase: ward.phase,
         verdict: if unreachable { Verdict::Unreachable } else { ward.verdict },
         incarnation: ward.incarnation,
         restarts: ward.restarts,
-        last_error_id: ward.last_error_id.as_ref(),
+        last_error_id: ward.last_error_id.as_deref(),
         in_progress: work.map_or(0, |work| work.in_progress),
         work_ended: work.map_or(0, |work| work.ended),
         oldest_work: ward.oldest_work(patient),

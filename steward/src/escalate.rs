@@ -52,7 +52,7 @@ impl Steward {
         cause: &Cause,
     ) -> bool {
         let asks = self.groups.get(name).is_some_and(|group| group.spec.escalate == Escalate::Node);
-        let shares = self.wards.get(ward).is_some_and(|ward| ward.spec.in_process);
+        let shares = self.wards.get(ward).is_some_and(|ward| ward.spec().in_process);
         let there = self.wards_in(name).iter().all(|id| id.node == ward.node);
         if !(asks && shares && there && self.may_restart(&ward.node)) {
             return false;

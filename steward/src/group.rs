@@ -12,6 +12,7 @@ use crate::{
     core::Steward,
     intensity::Restarts,
     plan::{End, Ending, Plan},
+    table::Table,
     tree::Member,
     types::{
         AutoShutdown, Cause, GroupSpec, GroupView, Phase, Reach, Restart, Strategy, Time, Verdict, WardId,
@@ -36,8 +37,8 @@ pub(crate) struct Group {
     /// As the spec says, unless that is impossible.
     pub(crate) parent: Option<Arc<str>>,
     pub(crate) subgroups: BTreeSet<Arc<str>>,
-    /// Its own wards in start order.
-    pub(crate) members: Vec<WardId>,
+    /// Places of its own wards, in start order.
+    pub(crate) members: Vec<u32>,
     pub(crate) restarts: Restarts,
     /// Of its own restarts, by its parent.
     streak: Streak,
@@ -63,11 +64,11 @@ impl Group {
         }
     }
 
-    pub(crate) fn view(&self, now: Time) -> GroupView<'_> {
+    pub(crate) fn view(&self, wards: &Table, now: Time) -> GroupView<'_> {
         GroupView {
             spec: &self.spec,
             parent: self.parent.as_ref(),
-            members: &self.members,
+            members: wards.ids(&self.members).cloned().collect(),
             recent: self.restarts.recent(now, self.spec.period),
             gave_up: self.gave_up,
         }
@@ -92,7 +93,7 @@ impl Group {
 impl Steward {
     /// A ward that is to be restarted is down: counts the restart, and restarts those it concerns.
     pub(crate) fn failed(&mut self, id: &WardId, cause: Cause) {
-        let Some(name) = self.wards.get(id).map(|ward| ward.group.clone()) else { return };
+        let Some(name) = self.wards.get(id).map(|ward| ward.group().clone()) else { return };
         if self.is_ending(id) {
             self.end_ward(id);
         } else if self.groups.get(&name).is_some_and(|group| group.gave_up) {

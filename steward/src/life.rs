@@ -40,7 +40,7 @@ impl Steward {
         let patient = self.patient();
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
-        let grace = grace.unwrap_or(ward.spec.grace).min(ward.spec.grace);
+        let grace = grace.unwrap_or(ward.spec().grace).min(ward.spec().grace);
         ward.order = Some(Box::new(Order { then, grace, cause, sent: None }));
         ward.enter(Phase::Stopping, patient);
         self.send_stop(id);
@@ -87,7 +87,7 @@ impl Steward {
         let patient = self.patient();
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
-        (ward.incarnation, ward.live, ward.began) = (incarnation, true, began);
+        ward.begin(incarnation, began);
         ward.work = None;
         let order = ward.order.take_if(|order| order.sent.is_none() || order.then == Then::Settle);
         ward.order = order.map(|order| Box::new(Order { sent: None, ..*order }));
@@ -155,7 +155,7 @@ impl Steward {
             None => {
                 if kind.is_failure() {
                     if let Some(ward) = self.ward_mut(id) {
-                        ward.last_error_id = cause.error_id.clone().or(ward.last_error_id.take());
+                        ward.erred(cause.error_id.as_ref());
                     }
                     self.judge_ward(id, Verdict::Crashed, cause.clone());
                 }
@@ -172,7 +172,7 @@ impl Steward {
         let up = ward.intent == Intent::Up;
         match then {
             Then::Fail => {
-                ward.last_error_id = cause.error_id.clone().or(ward.last_error_id.take());
+                ward.erred(cause.error_id.as_ref());
                 self.ended(id, true, cause);
             }
             Then::Again if up => self.wait(id, Pending { due: Some(now), cause, free: true, ticket: None }),
@@ -187,7 +187,7 @@ impl Steward {
     /// A ward ended, by itself or because it was stalled.
     fn ended(&mut self, id: &WardId, failure: bool, cause: Cause) {
         let Some(ward) = self.ward_mut(id) else { return };
-        let again = match ward.spec.restart {
+        let again = match ward.spec().restart {
             Restart::Permanent => true,
             Restart::Transient => failure,
             Restart::Temporary => false,
@@ -215,7 +215,7 @@ impl Steward {
 
     /// It ended by itself, and for good.
     fn rested(&mut self, id: &WardId, cause: Cause) {
-        if let Some(group) = self.wards.get(id).map(|ward| ward.group.clone()) {
+        if let Some(group) = self.wards.get(id).map(|ward| ward.group().clone()) {
             self.significant_ended(&group, &Member::Ward(id.clone()), id, cause);
         }
     }
@@ -225,7 +225,7 @@ impl Steward {
         let patient = self.patient();
         self.cancel_pending(id);
         let Some(ward) = self.ward_mut(id) else { return };
-        let (intent, group) = (ward.intent, ward.group.clone());
+        let (intent, group) = (ward.intent, ward.group().clone());
         let lost = intent == Intent::Ended && self.groups.get(&group).is_some_and(|group| group.gave_up);
         let quarantined = intent == Intent::Quarantined || lost;
         let Some(ward) = self.ward_mut(id) else { return };
@@ -321,7 +321,7 @@ impl Steward {
 
     /// Something else follows a stop that is on its way.
     fn change_order(&mut self, id: &WardId, then: Then, cause: Cause) {
-        let grace = self.wards.get(id).map_or(Duration::ZERO, |ward| ward.spec.grace);
+        let grace = self.wards.get(id).map_or(Duration::ZERO, |ward| ward.spec().grace);
         let patient = self.patient();
         let Some(ward) = self.ward_mut(id) else { return };
         let sent = match &ward.order {
@@ -354,7 +354,7 @@ impl Steward {
                 self.send_stop(id);
             }
             Phase::Starting if !ward.live => {
-                ward.since = patient;
+                ward.enter(Phase::Starting, patient);
                 let cause = ward.cause.as_deref().cloned().unwrap_or_default();
                 self.send_start(id, cause);
             }
@@ -381,7 +381,7 @@ impl Steward {
         match ward.phase {
             Phase::Backoff => ward.pending.as_ref().filter(|p| p.ticket.is_none()).and_then(|p| p.due),
             Phase::Starting | Phase::Stopping if !ward.live => {
-                Some(self.real(ward.since.saturating_add(REPEAT_AFTER)))
+                Some(self.real(ward.since().saturating_add(REPEAT_AFTER)))
             }
             Phase::Stopping => {
                 let order = ward.order.as_ref()?;

@@ -160,7 +160,7 @@ impl Steward {
         if boot == Some(known.boot) {
             ward.restarts = known.restarts;
         }
-        let Some(group) = self.groups.get_mut(&ward.group) else { return };
+        let Some(group) = self.groups.get_mut(ward.group()) else { return };
         for at in known.decided {
             ward.streak.recall(&group.spec.backoff, at);
         }

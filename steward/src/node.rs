@@ -168,7 +168,7 @@ impl Steward {
             let Some(&place) = order.get(beat.slot as usize) else { continue };
             let Some(ward) = self.wards.at_mut(place).filter(|ward| ward.live) else { continue };
             // Work older than its incarnation was that of the one before.
-            let most = ward.began.map_or(Duration::MAX, |began| patient.saturating_sub(began));
+            let most = ward.began().map_or(Duration::MAX, |began| patient.saturating_sub(began));
             let work = ward.work.get_or_insert_default();
             work.ended = work.ended.saturating_add(u64::from(beat.ended));
             work.in_progress =
@@ -249,7 +249,7 @@ impl Steward {
     /// The wards of a node in start order.
     fn wards_of(&self, name: &NodeName) -> Vec<WardId> {
         let order = self.nodes.get(name).map(|node| node.order.as_slice()).unwrap_or_default();
-        order.iter().filter_map(|place| self.wards.at(*place).map(|ward| ward.id.clone())).collect()
+        self.wards.ids(order).cloned().collect()
     }
 
     pub(crate) fn wake_node(&mut self, name: &NodeName) {
@@ -382,13 +382,14 @@ impl Steward {
         self.drop_from_plans(id);
         self.ward_mut(id);
         // Its place may be given to another one.
-        if let Some((place, node)) = self.wards.place(id).zip(self.nodes.get_mut(&id.node)) {
+        let Some(place) = self.wards.place(id) else { return };
+        if let Some(node) = self.nodes.get_mut(&id.node) {
             node.busy.retain(|other| *other != place);
             node.unvouched.retain(|other| *other != place);
         }
         let Some(ward) = self.wards.remove(id) else { return };
-        if let Some(group) = self.groups.get_mut(&ward.group) {
-            group.members.retain(|member| member != id);
+        if let Some(group) = self.groups.get_mut(ward.group()) {
+            group.members.retain(|member| *member != place);
         }
     }
 

@@ -164,7 +164,7 @@ impl Steward {
             return Step::Next;
         }
         let Some(ward) = self.wards.get(id) else { return Step::Next };
-        let until = ward.since.saturating_add(START_PATIENCE);
+        let until = ward.since().saturating_add(START_PATIENCE);
         match ward.phase {
             Phase::Stopped | Phase::Backoff if ward.intent == Intent::Up => {
                 if ward.pending.as_ref().is_none_or(|pending| pending.due.is_none()) {

@@ -45,6 +45,10 @@ impl Table {
         self.wards.get_mut(place as usize)?.as_mut()
     }
 
+    pub(crate) fn ids<'a>(&'a self, places: &'a [u32]) -> impl Iterator<Item = &'a WardId> {
+        places.iter().filter_map(|place| self.at(*place).map(|ward| &ward.id))
+    }
+
     pub(crate) fn place(&self, id: &WardId) -> Option<u32> {
         let places = self.by_node.get(&id.node)?;
         places.binary_search_by(|place| self.by_name(*place, id)).ok().map(|at| places[at])
@@ -123,10 +127,11 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::WardSpec;
+    use crate::{types::WardSpec, ward::Terms};
 
     fn ward(node: &str, name: &str) -> Ward {
-        Ward::new(WardId::new(node, name), WardSpec::new(name).into(), "g".into())
+        let terms = Terms { spec: WardSpec::new(name), group: "g".into() };
+        Ward::new(WardId::new(node, name), terms.into())
     }
 
     #[test]

@@ -102,7 +102,7 @@ impl Steward {
 
     /// The groups a ward is in, innermost first.
     pub(crate) fn groups_of(&self, id: &WardId) -> impl Iterator<Item = &Group> {
-        self.wards.get(id).into_iter().flat_map(|ward| self.chain(&ward.group))
+        self.wards.get(id).into_iter().flat_map(|ward| self.chain(ward.group()))
     }
 
     /// A group and all within it.
@@ -122,9 +122,10 @@ impl Steward {
         let Some(group) = self.groups.get(name) else { return Vec::new() };
         let ward = |id: &WardId| Member::Ward(id.clone());
         if group.subgroups.is_empty() {
-            return group.members.iter().map(ward).collect();
+            return self.wards.ids(&group.members).map(ward).collect();
         }
-        let mut placed: Vec<_> = group.members.iter().map(|id| (self.place(id), ward(id))).collect();
+        let mut placed: Vec<_> =
+            self.wards.ids(&group.members).map(|id| (self.place(id), ward(id))).collect();
         let subgroups = group.subgroups.iter();
         placed.extend(
             subgroups.filter_map(|name| Some((self.first_place(name)?, Member::Group(name.clone())))),
@@ -148,7 +149,7 @@ impl Steward {
 
     fn first_place(&self, name: &str) -> Option<Place> {
         let group = self.groups.get(name)?;
-        let own = group.members.first().map(|id| self.place(id));
+        let own = self.wards.ids(&group.members).next().map(|id| self.place(id));
         own.into_iter().chain(group.subgroups.iter().filter_map(|name| self.first_place(name))).min()
     }
 
@@ -156,11 +157,11 @@ impl Steward {
     /// their node lists them.
     pub(crate) fn sort_members(&mut self, wards: &[WardId]) {
         let groups: BTreeSet<_> =
-            wards.iter().filter_map(|id| self.wards.get(id)).map(|ward| ward.group.clone()).collect();
+            wards.iter().filter_map(|id| self.wards.get(id)).map(|ward| ward.group().clone()).collect();
         for name in groups {
             let Some(group) = self.groups.get_mut(&name) else { continue };
             let mut members = std::mem::take(&mut group.members);
-            members.sort_by_cached_key(|id| self.place(id));
+            members.sort_by_cached_key(|place| self.wards.at(*place).map(|ward| self.place(&ward.id)));
             if let Some(group) = self.groups.get_mut(&name) {
                 group.members = members;
             }
@@ -170,7 +171,7 @@ impl Steward {
     /// Its end counts for its group's automatic shutdown.
     pub(crate) fn is_significant(&self, member: &Member) -> bool {
         let (significant, restart) = match member {
-            Member::Ward(id) => self.wards.get(id).map(|ward| (ward.spec.significant, ward.spec.restart)),
+            Member::Ward(id) => self.wards.get(id).map(|ward| (ward.spec().significant, ward.spec().restart)),
             Member::Group(name) => {
                 self.groups.get(name).map(|group| (group.spec.significant, group.spec.restart))
             }

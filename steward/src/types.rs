@@ -713,7 +713,7 @@ pub struct GroupView<'a> {
     /// The group it is a member of.
     pub parent: Option<&'a Arc<str>>,
     /// Its own wards (not those of groups in it) in start order.
-    pub members: &'a [WardId],
+    pub members: Vec<WardId>,
     /// Restarts within the period, at the time asked for.
     pub recent: u32,
     /// It gave up and nobody has brought it back.

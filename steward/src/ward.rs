@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    alarms::{NEVER, Nanos},
+    alarms::{NEVER, Nanos, nanos},
     backoff::Streak,
     types::{Cause, Phase, Restart, Time, Verdict, WardId, WardSpec},
 };
@@ -69,13 +69,19 @@ pub(crate) struct Work {
     pub(crate) listed: bool,
 }
 
+/// What wards promise, how they are treated and with whom: shared by those that differ by name only.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Terms {
+    /// The name in it is nobody's.
+    pub(crate) spec: WardSpec,
+    pub(crate) group: Arc<str>,
+}
+
 /// There may be a million of them: what few wards have is boxed, what many have alike is shared.
 #[derive(Debug)]
 pub(crate) struct Ward {
     pub(crate) id: WardId,
-    /// Shared with those that differ by name only: the name in it is anyone's.
-    pub(crate) spec: Arc<WardSpec>,
-    pub(crate) group: Arc<str>,
+    pub(crate) terms: Arc<Terms>,
     /// Its place on its node, in start order.
     pub(crate) slot: u32,
     /// When it is to be looked at, or earlier; [`NEVER`] if no alarm is set.
@@ -89,12 +95,12 @@ pub(crate) struct Ward {
     /// That incarnation has not ended.
     pub(crate) live: bool,
     /// Since when it is in this phase (patient).
-    pub(crate) since: Time,
-    /// When the incarnation was first heard of (patient); `None` if it was adopted.
-    pub(crate) began: Option<Time>,
+    since: Nanos,
+    /// When the incarnation was first heard of (patient); [`NEVER`] if it was adopted.
+    began: Nanos,
     pub(crate) restarts: u64,
     pub(crate) streak: Streak,
-    pub(crate) last_error_id: Option<Arc<str>>,
+    pub(crate) last_error_id: Option<Box<Arc<str>>>,
     /// `None`: it has done none.
     pub(crate) work: Option<Box<Work>>,
     pub(crate) order: Option<Box<Order>>,
@@ -115,12 +121,11 @@ pub(crate) enum Overdue {
 const EXCESS: Duration = Duration::from_millis(1);
 
 impl Ward {
-    pub(crate) fn new(id: WardId, spec: Arc<WardSpec>, group: Arc<str>) -> Self {
-        let intent = if spec.manual_start { Intent::Resting } else { Intent::Up };
+    pub(crate) fn new(id: WardId, terms: Arc<Terms>) -> Self {
+        let intent = if terms.spec.manual_start { Intent::Resting } else { Intent::Up };
         Self {
             id,
-            spec,
-            group,
+            terms,
             slot: 0,
             alarm: NEVER,
             touched: false,
@@ -129,8 +134,8 @@ impl Ward {
             verdict: Verdict::Healthy,
             incarnation: 0,
             live: false,
-            since: Time::ZERO,
-            began: None,
+            since: 0,
+            began: NEVER,
             restarts: 0,
             streak: Streak::default(),
             last_error_id: None,
@@ -143,7 +148,35 @@ impl Ward {
 
     pub(crate) fn enter(&mut self, phase: Phase, patient: Time) {
         self.phase = phase;
-        self.since = patient;
+        self.since = nanos(patient);
+    }
+
+    pub(crate) fn since(&self) -> Time {
+        Duration::from_nanos(self.since)
+    }
+
+    pub(crate) fn began(&self) -> Option<Time> {
+        (self.began != NEVER).then(|| Duration::from_nanos(self.began))
+    }
+
+    /// Another incarnation lives.
+    pub(crate) fn begin(&mut self, incarnation: u64, began: Option<Time>) {
+        (self.incarnation, self.live, self.began) = (incarnation, true, began.map_or(NEVER, nanos));
+    }
+
+    pub(crate) fn spec(&self) -> &WardSpec {
+        &self.terms.spec
+    }
+
+    pub(crate) fn group(&self) -> &Arc<str> {
+        &self.terms.group
+    }
+
+    /// It failed, with this error if there is one.
+    pub(crate) fn erred(&mut self, error_id: Option<&Arc<str>>) {
+        if let Some(id) = error_id {
+            self.last_error_id = Some(Box::new(id.clone()));
+        }
     }
 
     /// Nothing of it runs or is being started.
@@ -154,10 +187,10 @@ impl Ward {
     /// Whether a restart of its group starts it: temporary wards never, transient ones that ended
     /// too (as in OTP, they may be what the others rest on), wards at rest on somebody's wish not.
     pub(crate) fn follows_group(&self) -> bool {
-        match (self.intent, self.spec.restart) {
+        match (self.intent, self.spec().restart) {
             (_, Restart::Temporary) => false,
             (Intent::Up, _) => true,
-            (Intent::Resting, Restart::Transient) => self.incarnation > 0 && !self.spec.manual_start,
+            (Intent::Resting, Restart::Transient) => self.incarnation > 0 && !self.spec().manual_start,
             _ => false,
         }
     }
@@ -167,7 +200,7 @@ impl Ward {
     pub(crate) fn follows_anew(&self) -> bool {
         match self.intent {
             Intent::Up | Intent::Ended => true,
-            Intent::Resting => !self.spec.manual_start,
+            Intent::Resting => !self.spec().manual_start,
             Intent::Down | Intent::Quarantined => false,
         }
     }
@@ -193,16 +226,16 @@ impl Ward {
     /// judged by its work, an idle one by its pulse; only by work where the runtime is stalled.
     pub(crate) fn overdue_at(&self, runtime_stalled: bool, pulsed: Time) -> Option<(Time, Overdue)> {
         let after = |since: Time, allowed: Duration| since.saturating_add(allowed).saturating_add(EXCESS);
-        match (self.phase, self.oldest(), self.spec.stall_timeout) {
+        match (self.phase, self.oldest(), self.spec().stall_timeout) {
             (Phase::Running, Some((age, at)), Some(allowed)) => {
                 Some((after(at, allowed.saturating_sub(age)), Overdue::Work))
             }
             _ if runtime_stalled => None,
             (Phase::Running, ..) => {
-                self.spec.pulse_timeout.map(|allowed| (after(pulsed, allowed), Overdue::Pulse))
+                self.spec().pulse_timeout.map(|allowed| (after(pulsed, allowed), Overdue::Pulse))
             }
             (Phase::Starting, ..) if self.live => {
-                self.spec.start_timeout.map(|allowed| (after(self.since, allowed), Overdue::Start))
+                self.spec().start_timeout.map(|allowed| (after(self.since(), allowed), Overdue::Start))
             }
             _ => None,
         }
@@ -210,11 +243,11 @@ impl Ward {
 
     /// What was promised, and for how long it has been owed.
     pub(crate) fn owed(&self, overdue: Overdue, pulsed: Time, patient: Time) -> (Duration, Duration) {
-        let spec = &self.spec;
+        let spec = self.spec();
         let (age, allowed) = match overdue {
             Overdue::Work => (self.oldest_work(patient).unwrap_or_default(), spec.stall_timeout),
             Overdue::Pulse => (patient.saturating_sub(pulsed), spec.pulse_timeout),
-            Overdue::Start => (patient.saturating_sub(self.since), spec.start_timeout),
+            Overdue::Start => (patient.saturating_sub(self.since()), spec.start_timeout),
         };
         (age, allowed.unwrap_or_default())
     }
@@ -247,7 +280,7 @@ mod tests {
         let mut spec = WardSpec::new("w");
         spec.stall_timeout = Some(SECOND);
         spec.pulse_timeout = Some(SECOND * 3);
-        let mut ward = Ward::new(WardId::new("n", "w"), spec.into(), "n/".into());
+        let mut ward = Ward::new(WardId::new("n", "w"), Arc::new(Terms { spec, group: "n/".into() }));
         ward.live = true;
         ward.enter(Phase::Running, SECOND * 10);
         ward

@@ -91,6 +91,13 @@ impl Kind for ShelfFull {
     }
 }
 
+pub use flood::log_into_nothing;
+
+/// A failure to fail with.
+pub fn failure() -> impl Kind {
+    shelf_full()
+}
+
 fn shelf_full() -> ShelfFull {
     ShelfFull { reason: "SHELF_FULL", shelf: 7 }
 }

@@ -55,7 +55,6 @@ pub struct Ward {
     pub(crate) name: Arc<str>,
     /// Wards that differ by name only share it: the name in it is nobody's.
     pub(crate) spec: Arc<WardSpec>,
-    pub(crate) services: Vec<String>,
     pub(crate) work: Work,
     /// Something was asked of it that only service wards have.
     misplaced: Option<&'static str>,
@@ -64,13 +63,34 @@ pub struct Ward {
 #[derive(Clone)]
 pub(crate) enum Work {
     Task(TaskFactory),
-    Watched(Watched),
+    Watched(Box<Watched>),
+}
+
+impl Work {
+    pub(crate) fn watched(&self) -> Option<&Watched> {
+        match self {
+            Work::Watched(watched) => Some(watched),
+            Work::Task(_) => None,
+        }
+    }
+
+    fn watched_mut(&mut self) -> Option<&mut Watched> {
+        match self {
+            Work::Watched(watched) => Some(watched),
+            Work::Task(_) => None,
+        }
+    }
 }
 
 /// What is run by a task of its host's, beside what it consists of.
 #[derive(Clone)]
 pub(crate) enum Watched {
-    Service { factory: ServiceFactory, terms: Terms },
+    /// With the full names of the gRPC services it answers.
+    Service {
+        factory: ServiceFactory,
+        names: Arc<[String]>,
+        terms: Terms,
+    },
     Process(Arc<Program>),
 }
 
@@ -102,9 +122,8 @@ impl Ward {
         S::Future: Send + 'static,
     {
         let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
-        let mut ward = Self::new(name, Work::Watched(Watched::Service { factory, terms: Terms::default() }));
-        ward.services.push(S::NAME.to_owned());
-        ward
+        let (names, terms) = ([S::NAME.to_owned()].into(), Terms::default());
+        Self::new(name, Work::Watched(Box::new(Watched::Service { factory, names, terms })))
     }
 
     /// A background loop. It ends well with `Ok`, fails with `Err` or a panic, and should return
@@ -120,19 +139,13 @@ impl Ward {
     /// An external program, in a process group of its own.
     pub fn process(name: impl Into<Arc<str>>, program: Program) -> Self {
         let pulse_timeout = program.default_pulse_timeout();
-        let mut ward = Self::new(name, Work::Watched(Watched::Process(Arc::new(program))));
+        let mut ward = Self::new(name, Work::Watched(Box::new(Watched::Process(Arc::new(program)))));
         Arc::make_mut(&mut ward.spec).pulse_timeout = pulse_timeout;
         ward
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
-        Self {
-            name: name.into(),
-            spec: Arc::new(WardSpec::new("")),
-            services: Vec::new(),
-            work,
-            misplaced: None,
-        }
+        Self { name: name.into(), spec: Arc::new(WardSpec::new("")), work, misplaced: None }
     }
 
     /// Puts it into a group. A name without a declaration has the default strategy and limits.
@@ -162,7 +175,7 @@ impl Ward {
     #[must_use]
     pub fn pulse_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.spec).pulse_timeout = Some(timeout);
-        if let Work::Watched(Watched::Process(program)) = &mut self.work {
+        if let Some(Watched::Process(program)) = self.work.watched_mut() {
             Arc::make_mut(program).pulses_within(timeout);
         }
         self
@@ -243,21 +256,15 @@ impl Ward {
     /// # Errors
     /// What does not go together, in one line.
     pub(crate) fn route(&self, methods: &Methods) -> Result<Option<Arc<Route>>, String> {
-        if self.services.is_empty() {
-            return Ok(None);
-        }
-        let limits = match &self.work {
-            Work::Watched(Watched::Service { terms, .. }) => terms.dedupe,
-            _ => None,
-        };
-        let twins = limits.map(|limits| Twins::new(limits, &self.services, methods)).transpose();
+        let Some(Watched::Service { names, terms, .. }) = self.work.watched() else { return Ok(None) };
+        let twins = terms.dedupe.map(|limits| Twins::new(limits, names, methods)).transpose();
         let twins = twins.map_err(|what| format!("ward {}: {what}", self.name()))?;
         Ok(Some(Route::new(self.name.clone(), twins)))
     }
 
     fn on_terms(mut self, what: &'static str, set: impl FnOnce(&mut Terms)) -> Self {
-        match &mut self.work {
-            Work::Watched(Watched::Service { terms, .. }) => set(terms),
+        match self.work.watched_mut() {
+            Some(Watched::Service { terms, .. }) => set(terms),
             _ => self.misplaced = Some(what),
         }
         self
@@ -273,12 +280,20 @@ impl Ward {
         if let Some(what) = self.misplaced {
             return Err(format!("ward {}: {what} is for service wards", self.name()));
         }
-        let checked = match &self.work {
-            Work::Watched(Watched::Process(program)) => program.check(self.spec.pulse_timeout),
-            Work::Watched(Watched::Service { terms, .. }) => terms.check().map_err(str::to_owned),
-            Work::Task(_) => Ok(()),
+        let checked = match self.work.watched() {
+            Some(Watched::Process(program)) => program.check(self.spec.pulse_timeout),
+            Some(Watched::Service { terms, .. }) => terms.check().map_err(str::to_owned),
+            None => Ok(()),
         };
         checked.map_err(|what| format!("ward {}: {what}", self.name()))
+    }
+
+    /// Full names of the gRPC services it answers.
+    pub(crate) fn services(&self) -> &[String] {
+        match self.work.watched() {
+            Some(Watched::Service { names, .. }) => names,
+            _ => &[],
+        }
     }
 
     /// What it promises, under its name.
@@ -287,10 +302,10 @@ impl Ward {
     }
 
     pub(crate) fn kind(&self) -> v1::WardKind {
-        match self.work {
-            Work::Watched(Watched::Service { .. }) => v1::WardKind::Service,
-            Work::Task(_) => v1::WardKind::Task,
-            Work::Watched(Watched::Process(_)) => v1::WardKind::Process,
+        match self.work.watched() {
+            None => v1::WardKind::Task,
+            Some(Watched::Service { .. }) => v1::WardKind::Service,
+            Some(Watched::Process(_)) => v1::WardKind::Process,
         }
     }
 }
@@ -301,7 +316,7 @@ impl fmt::Debug for Ward {
             .field("name", &self.name)
             .field("kind", &self.kind())
             .field("spec", &self.spec)
-            .field("services", &self.services)
+            .field("services", &self.services())
             .finish()
     }
 }
@@ -388,7 +403,7 @@ pub(crate) async fn run(
     ready: impl FnOnce() + Send,
 ) -> Ended {
     match work {
-        Watched::Service { factory, terms } => {
+        Watched::Service { factory, terms, .. } => {
             service::run(factory, terms, route, incarnation, stop, shared.leaked, ready).await
         }
         Watched::Process(program) => process::run(program, incarnation, stop, shared, ready).await,
