@@ -50,6 +50,9 @@ pub(crate) struct Host {
     guard: Arc<Guard>,
     changes: Vec<v1::WardChange>,
     ledger: Ledger,
+    /// A test wants it not to wait until a ward has stopped.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) hurries: bool,
 }
 
 struct Hosted {
@@ -140,6 +143,8 @@ impl Host {
             guard: Arc::default(),
             changes: Vec::new(),
             ledger,
+            #[cfg(any(test, feature = "testing"))]
+            hurries: false,
         }
     }
 
@@ -295,6 +300,10 @@ impl Host {
         running.stop.send_replace(Some(grace.unwrap_or(hosted.ward.spec.grace)));
         hosted.phase = Phase::Stopping;
         self.note(slot, None);
+        #[cfg(any(test, feature = "testing"))]
+        if self.hurries {
+            self.ended(slot, incarnation, Ended::new(v1::ExitKind::Stopped));
+        }
         Ok(())
     }
 

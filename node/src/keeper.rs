@@ -23,7 +23,6 @@ use tokio::{
     time::{Instant, MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use wardkeep_proto::{
     Error,
@@ -88,7 +87,7 @@ pub(crate) struct Setup {
     pub(crate) host: Host,
     pub(crate) groups: Vec<wardkeep_steward::GroupSpec>,
     pub(crate) mandate: Mandate,
-    pub(crate) supervisor: Option<Endpoint>,
+    pub(crate) supervisor: Option<session::Supervisor>,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) health: HealthReporter,
     pub(crate) snapshot: watch::Sender<Arc<NodeSnapshot>>,
@@ -104,7 +103,11 @@ pub(crate) struct Setup {
     /// Nobody runs the node any more.
     pub(crate) owner_gone: CancellationToken,
     pub(crate) origin: Instant,
+    /// Starts what puts names to stacks.
+    pub(crate) scribe: fn() -> Scribe,
     pub(crate) ledger: Ledger,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) hooks: crate::testing::Hooks,
 }
 
 /// Keeps `probe` counting for as long as this runtime runs tasks.
@@ -138,7 +141,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         swept_at: Duration::ZERO,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
-        scribe: Scribe::start(),
+        scribe: (setup.scribe)(),
         tending: tend::Tending::default(),
         waiting: Vec::new(),
         setup,
@@ -280,6 +283,10 @@ impl Keeper {
     }
 
     fn welcome(&mut self, welcome: &v1::Welcome) {
+        #[cfg(any(test, feature = "testing"))]
+        if self.setup.hooks.has(crate::testing::Flaw::ForgetsEpochs) {
+            self.setup.mandate.forget_epoch();
+        }
         let grace = wire::to_duration(welcome.mandate_grace).unwrap_or(Duration::from_secs(2));
         if !self.setup.mandate.hand_over(welcome.epoch, grace) {
             tracing::warn!(
@@ -290,6 +297,8 @@ impl Keeper {
             self.link = None;
             return;
         }
+        #[cfg(any(test, feature = "testing"))]
+        self.setup.hooks.obeyed(welcome.epoch);
         self.queue.clear();
         self.welcomed = true;
         self.last_lost.clear();

@@ -1,15 +1,17 @@
 //! The node's side of `Stewardship.Attend`: dials the supervisor, and dials again for as long as
 //! the node lives. It carries messages and understands none.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::BackoffBuilder as _;
+use futures_util::future::BoxFuture;
+use http::Uri;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{
     Request,
-    transport::{Channel, Endpoint},
+    transport::{self, Channel, Endpoint},
 };
 use wardkeep_client::Checked;
 use wardkeep_proto::{
@@ -49,13 +51,42 @@ pub(crate) enum Tidings {
     Lost(String),
 }
 
+/// How connections are opened: with all of an endpoint's settings, but not always over TCP.
+pub(crate) type Dial =
+    Arc<dyn Fn(Endpoint) -> BoxFuture<'static, Result<Channel, transport::Error>> + Send + Sync>;
+
+/// Where the supervisor is, and the way there.
+#[derive(Clone)]
+pub(crate) struct Supervisor {
+    endpoint: Endpoint,
+    /// `None` means TCP.
+    dial: Option<Dial>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(endpoint: Endpoint, dial: Option<Dial>) -> Self {
+        let endpoint = endpoint
+            .connect_timeout(PATIENCE)
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true);
+        Self { endpoint, dial }
+    }
+
+    fn uri(&self) -> &Uri {
+        self.endpoint.uri()
+    }
+
+    async fn connect(&self) -> Result<Channel, transport::Error> {
+        match &self.dial {
+            Some(dial) => dial(self.endpoint.clone()).await,
+            None => self.endpoint.connect().await,
+        }
+    }
+}
+
 /// Keeps a session with the supervisor until `stop`.
-pub(crate) async fn keep(supervisor: Endpoint, tidings: mpsc::Sender<Tidings>, stop: CancellationToken) {
-    let supervisor = supervisor
-        .connect_timeout(PATIENCE)
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true);
+pub(crate) async fn keep(supervisor: Supervisor, tidings: mpsc::Sender<Tidings>, stop: CancellationToken) {
     let pauses = || {
         backon::ExponentialBuilder::default()
             .with_jitter()
@@ -86,7 +117,7 @@ pub(crate) async fn keep(supervisor: Endpoint, tidings: mpsc::Sender<Tidings>, s
 }
 
 /// One session, from dialling to its end. Returns why it ended.
-async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed: &mut bool) -> String {
+async fn attend(supervisor: &Supervisor, tidings: &mpsc::Sender<Tidings>, welcomed: &mut bool) -> String {
     let channel = match supervisor.connect().await {
         Ok(channel) => channel,
         Err(error) => return format!("{}: {}", supervisor.uri(), root_cause(&error)),
@@ -109,7 +140,7 @@ async fn attend(supervisor: &Endpoint, tidings: &mpsc::Sender<Tidings>, welcomed
 
 /// The rest of a session once the keeper has its end.
 async fn listen(
-    supervisor: &Endpoint,
+    supervisor: &Supervisor,
     channel: Channel,
     queue: mpsc::Receiver<NodeMessage>,
     tidings: &mpsc::Sender<Tidings>,

@@ -305,7 +305,7 @@ impl Fleet {
     fn attach(&mut self, session: Session, hello: &v1::Hello, boot: Uuid, peer: Option<IpAddr>) {
         let info = hello.node.as_ref();
         let name: Arc<str> = info.map(|info| info.name.as_str()).unwrap_or_default().into();
-        if let Err(error) = self.admit(&name, boot) {
+        if let Err(error) = self.admit(&name, boot, hello) {
             let error = error.at(super::NAME, "", 0);
             self.settings.ledger.write(&error);
             // The queue of a new session has room.
@@ -339,7 +339,7 @@ impl Fleet {
     }
 
     /// Whether a node may attend under the name it claims.
-    fn admit(&self, name: &Arc<str>, boot: Uuid) -> Result<(), Error> {
+    fn admit(&self, name: &Arc<str>, boot: Uuid, hello: &v1::Hello) -> Result<(), Error> {
         match self.nodes.get(name) {
             None if self.nodes.len() >= NODES => {
                 Err(SupervisorError::Full { what: "nodes", most: NODES }.into())
@@ -348,6 +348,11 @@ impl Fleet {
             // a living session is a second process under the same name.
             Some(known) if known.session.is_some() && boot < known.boot => {
                 Err(taken(name, known.info.pid, known.boot))
+            }
+            // Within a boot incarnations only grow: what knows less was sent before, and comes late.
+            Some(known) if known.boot == boot && known.is_ahead_of(hello) => {
+                let late = "its Hello is older than what it has said before".to_owned();
+                Err(SupervisorError::Protocol(late).into())
             }
             _ => Ok(()),
         }

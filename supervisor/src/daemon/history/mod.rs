@@ -33,6 +33,9 @@ const FILE: &str = "history.db";
 /// A store, and what it held when it was opened.
 pub(super) struct Opened {
     store: Box<dyn Store>,
+    /// Not on a thread but in a task, with a disk that takes so long.
+    #[cfg(any(test, feature = "testing"))]
+    in_task: Option<fn() -> std::time::Duration>,
     pub(super) state: State,
     /// Where it is; `None`: in memory only.
     pub(super) path: Option<std::path::PathBuf>,
@@ -44,7 +47,7 @@ pub(super) struct Opened {
 /// One line: the file is damaged, of a later version, not a history, or cannot be written.
 pub(super) async fn open(data_dir: Option<&Path>) -> Result<Opened, Error> {
     let Some(dir) = data_dir else {
-        return Ok(Opened { store: Box::new(MemoryStore::default()), state: State::default(), path: None });
+        return Ok(Opened::new(Box::new(MemoryStore::default()), State::default(), None));
     };
     let path = dir.join(FILE);
     let at = path.clone();
@@ -57,13 +60,84 @@ pub(super) async fn open(data_dir: Option<&Path>) -> Result<Opened, Error> {
         opened.await.map_err(|e| SupervisorError::Failed(format!("history cannot be opened: {e}")))?;
     let (store, state) =
         opened.map_err(|e| SupervisorError::History { path: path.clone(), what: e.to_string() })?;
-    Ok(Opened { store: Box::new(store), state, path: Some(path) })
+    Ok(Opened::new(Box::new(store), state, Some(path)))
 }
 
 impl Opened {
+    fn new(store: Box<dyn Store>, state: State, path: Option<std::path::PathBuf>) -> Self {
+        Self {
+            store,
+            #[cfg(any(test, feature = "testing"))]
+            in_task: None,
+            state,
+            path,
+        }
+    }
+
     /// Starts the writer.
     pub(super) fn start(self, retention: Retention) -> History {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(takes) = self.in_task {
+            return History::start_in_task(self.store, retention, takes);
+        }
         History::start(self.store, retention)
+    }
+}
+
+/// A history in memory that survives its supervisor: clones are the same one.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Clone, Default)]
+pub(super) struct Disk(std::sync::Arc<std::sync::Mutex<MemoryStore>>);
+
+#[cfg(any(test, feature = "testing"))]
+impl Disk {
+    fn store(&self) -> std::sync::MutexGuard<'_, MemoryStore> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Opens it. `takes`: how long a write lasts, asked for each.
+    pub(super) fn open(&self, takes: fn() -> std::time::Duration) -> Result<Opened, Error> {
+        let state = self.store().state(recall::since());
+        let state = state.map_err(|e| SupervisorError::Failed(e.to_string()))?;
+        Ok(Opened { in_task: Some(takes), ..Opened::new(Box::new(self.clone()), state, None) })
+    }
+
+    /// All events in it.
+    pub(super) fn events(&self) -> Vec<wardkeep_proto::v1::Event> {
+        self.store().page(&Filter::default(), 0, usize::MAX).unwrap_or_default()
+    }
+
+    /// What was decided and has not come true, in words.
+    pub(super) fn intents(&self) -> Vec<String> {
+        let open = self.store().state(0).map(|state| state.intents).unwrap_or_default();
+        open.iter().map(|intent| format!("{intent:?}")).collect()
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Store for Disk {
+    fn commit(&mut self, writes: &[std::sync::Arc<Write>]) -> Result<(), store::StoreError> {
+        self.store().commit(writes)
+    }
+    fn state(&mut self, since: store::Millis) -> Result<State, store::StoreError> {
+        self.store().state(since)
+    }
+    fn locate(&mut self, filter: &Filter) -> Result<u64, store::StoreError> {
+        self.store().locate(filter)
+    }
+    fn page(
+        &mut self,
+        filter: &Filter,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<wardkeep_proto::v1::Event>, store::StoreError> {
+        self.store().page(filter, after, limit)
+    }
+    fn trim(&mut self, retention: &Retention, now: store::Millis) -> Result<bool, store::StoreError> {
+        self.store().trim(retention, now)
+    }
+    fn used(&mut self) -> Result<u64, store::StoreError> {
+        self.store().used()
     }
 }
 
