@@ -18,7 +18,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, timeout},
 };
@@ -46,9 +46,7 @@ const SWEEP: Duration = Duration::from_millis(50);
 const LONGEST_TURN: Duration = Duration::from_millis(200);
 /// How often the own steward hears of heartbeats; a supervisor says how often it wants to.
 const OWN_REPORTS: Duration = Duration::from_millis(200);
-/// How often the wards' runtime is asked for a sign of life.
-const PROBE: Duration = Duration::from_millis(100);
-/// A probe later than this is overdue.
+/// The wards' runtime is asked for a sign of life at each sweep. One later than this is overdue.
 const PROBE_OVERDUE: Duration = Duration::from_millis(400);
 /// For connections to finish before the process is replaced or ends.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
@@ -92,8 +90,8 @@ pub(crate) struct Setup {
     pub(crate) health: HealthReporter,
     pub(crate) snapshot: watch::Sender<Arc<NodeSnapshot>>,
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// Counts up on the wards' runtime.
-    pub(crate) probe: Arc<AtomicU64>,
+    /// Answered on the wards' runtime.
+    pub(crate) probe: Arc<Probe>,
     pub(crate) reexec: reexec::Plan,
     /// The steward may have it carried out, not only an operator.
     pub(crate) restartable: bool,
@@ -110,13 +108,20 @@ pub(crate) struct Setup {
     pub(crate) hooks: crate::testing::Hooks,
 }
 
-/// Keeps `probe` counting for as long as this runtime runs tasks.
-pub(crate) async fn beat(probe: Arc<AtomicU64>) {
-    let mut tick = tokio::time::interval(PROBE);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// How the wards' runtime is asked whether it still runs tasks.
+#[derive(Default)]
+pub(crate) struct Probe {
+    asked: Notify,
+    answers: AtomicU64,
+}
+
+/// Answers for as long as this runtime runs tasks. It is asked from outside rather than by a timer, for a runtime
+/// needs that at times: where a task blocks the thread that looked after timers and sockets, the others sleep
+/// on, and nobody looks after those until something wakes them.
+pub(crate) async fn beat(probe: Arc<Probe>) {
     loop {
-        tick.tick().await;
-        probe.fetch_add(1, Relaxed);
+        probe.asked.notified().await;
+        probe.answers.fetch_add(1, Relaxed);
     }
 }
 
@@ -318,6 +323,7 @@ impl Keeper {
         // time does not make work overdue.
         self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
         self.swept_at = now;
+        self.setup.probe.asked.notify_one();
         self.setup.host.sweep(self.lived);
         if let Some(usages) = self.tending.turn(&mut self.setup.host, now) {
             self.publish();
@@ -349,7 +355,7 @@ impl Keeper {
     }
 
     fn runtime_lag(&mut self, now: Duration) -> Duration {
-        let count = self.setup.probe.load(Relaxed);
+        let count = self.setup.probe.answers.load(Relaxed);
         if count != self.probe_seen.0 {
             self.probe_seen = (count, now);
         }

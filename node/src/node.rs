@@ -4,10 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     net::{SocketAddr, TcpListener as StdListener},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -244,7 +241,7 @@ impl NodeBuilder {
             health,
             snapshot,
             orders: inbox,
-            probe: Arc::new(AtomicU64::new(0)),
+            probe: Arc::default(),
             reexec: plan,
             restartable: self.restartable,
             stop_server: CancellationToken::new(),

@@ -217,8 +217,12 @@ impl Fleet {
             What::GroupGaveUp { group, .. } => self.gave_up(group),
             What::Asked(asked @ (Asked::Start | Asked::Restart)) => {
                 self.chronicle.release(&ward.node, &ward.ward);
-                let up = self.steward.ward(ward).is_some_and(|view| {
-                    *asked == Asked::Start && matches!(view.phase, Phase::Running | Phase::Starting)
+                // By what its node says: the steward has already gone on.
+                let record = self.nodes.get(&ward.node);
+                let known = record.and_then(|record| record.wards.get(record.slot(&ward.ward)? as usize));
+                let up = known.is_some_and(|known| {
+                    let lives = matches!(known.state(), v1::WardState::Running | v1::WardState::Starting);
+                    *asked == Asked::Start && lives
                 });
                 // A start of what runs is nothing to wait for.
                 if !up {

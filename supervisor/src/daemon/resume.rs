@@ -92,9 +92,16 @@ impl Fleet {
     fn resume_restart(&mut self, node: &Arc<str>, intent: Intent, why: Cause) {
         let ward = WardId::new(node.clone(), intent.ward.as_str());
         let record = self.nodes.get(node);
-        let state =
-            record.and_then(|record| Some(record.wards.get(record.slot(&ward.ward)? as usize)?.state()));
+        let known = record.and_then(|record| record.wards.get(record.slot(&ward.ward)? as usize));
+        let state = known.map(v1::Ward::state);
+        let held = known.is_some_and(|ward| ward.held);
         match state {
+            // Its node never heard that it was to start, and keeps it down: so does the steward.
+            Some(WardState::Stopped | WardState::Quarantined) if held && intent.asked => {
+                self.resuming = Some(intent);
+                self.step(Event::StartWard { ward, cause: why });
+                self.resuming = None;
+            }
             // The steward knows of it, and starts it when it is due.
             Some(WardState::Stopped | WardState::Backoff | WardState::Quarantined) | None => {}
             Some(_) if intent.asked || intent.aim == Aim::RestartWithGroup => {
