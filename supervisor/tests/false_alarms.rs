@@ -52,6 +52,8 @@ struct Figures {
     restarts: u64,
     unreachable: usize,
     longest_gap: Duration,
+    /// Why wards were restarted.
+    alarms: Vec<String>,
 }
 
 /// Not a test of its own: the fleet, where another test has started it as a process. It prints how many pulses
@@ -139,7 +141,7 @@ async fn watch(address: &str) -> Figures {
     }
     figures.seconds = begun.elapsed().as_secs();
     figures.restarts = sup.fleet().await.wards.iter().map(|ward| ward.incarnation - 1).sum();
-    figures.unreachable = verdicts(&sup).await;
+    figures.unreachable = verdicts(&sup, &mut figures.alarms).await;
     figures
 }
 
@@ -152,13 +154,16 @@ fn longest_gap(fleet: &v1::Fleet) -> Duration {
 }
 
 /// How often a node was held to be unreachable: no harm, if nothing is restarted for it.
-async fn verdicts(sup: &Sup) -> usize {
+async fn verdicts(sup: &Sup, alarms: &mut Vec<String>) -> usize {
     let events = sup.operator.clone().watch_events(v1::WatchEventsRequest::default()).await.unwrap();
     let mut events = events.into_inner();
     let mut verdicts = 0;
     while let Some(event) = events.message().await.unwrap() {
         let bad = event.kind() == EventKind::NodeVerdict && event.verdict() == v1::Verdict::Unreachable;
         verdicts += usize::from(bad);
+        if event.kind() == EventKind::WardVerdict {
+            alarms.push(format!("{}: {}", event.node, event.text));
+        }
     }
     verdicts
 }

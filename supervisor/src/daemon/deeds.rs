@@ -23,18 +23,25 @@ impl Fleet {
     pub(super) fn step(&mut self, event: Event) {
         let now = self.now();
         let mut latest = Cause::default();
+        // Afterwards the steward has gone on, and takes it for up.
+        let was_up = matches!(&event, Event::StartWard { ward, .. } if self.is_up(ward));
         for action in self.steward.step(now, event) {
-            self.decide(action, &mut latest);
+            self.decide(action, &mut latest, was_up);
         }
     }
 
+    fn is_up(&self, ward: &WardId) -> bool {
+        let up = |phase| matches!(phase, Phase::Running | Phase::Starting);
+        self.steward.ward(ward).is_some_and(|view| up(view.phase))
+    }
+
     /// Drafts what is to be written and done. `latest`: of what the steward told of last.
-    fn decide(&mut self, action: Action, latest: &mut Cause) {
+    fn decide(&mut self, action: Action, latest: &mut Cause, was_up: bool) {
         self.state_changed = true;
         match action {
             Action::Note(note) => {
                 self.keep(&note);
-                self.intend_noted(&note);
+                self.intend_noted(&note, was_up);
                 *latest = note.cause;
             }
             Action::Start { ward, after_incarnation, cause } => {
@@ -202,7 +209,8 @@ impl Fleet {
         }
     }
 
-    fn intend_noted(&mut self, note: &Note) {
+    /// `was_up`: the ward that is to start already did so before.
+    fn intend_noted(&mut self, note: &Note, was_up: bool) {
         let Some(ward) = &note.ward else { return };
         let intent = self.intent(Aim::Restart, &ward.node, &ward.ward, note.incarnation, &note.cause);
         match &note.what {
@@ -217,15 +225,8 @@ impl Fleet {
             What::GroupGaveUp { group, .. } => self.gave_up(group),
             What::Asked(asked @ (Asked::Start | Asked::Restart)) => {
                 self.chronicle.release(&ward.node, &ward.ward);
-                // By what its node says: the steward has already gone on.
-                let record = self.nodes.get(&ward.node);
-                let known = record.and_then(|record| record.wards.get(record.slot(&ward.ward)? as usize));
-                let up = known.is_some_and(|known| {
-                    let lives = matches!(known.state(), v1::WardState::Running | v1::WardState::Starting);
-                    *asked == Asked::Start && lives
-                });
                 // A start of what runs is nothing to wait for.
-                if !up {
+                if !(was_up && *asked == Asked::Start) {
                     let actor = self.resuming.as_ref().map_or(&self.actor, |before| &before.actor).clone();
                     self.chronicle.intend(Intent { asked: true, actor, ..intent });
                 }

@@ -350,12 +350,22 @@ impl Fleet {
                 Err(taken(name, known.info.pid, known.boot))
             }
             // Within a boot incarnations only grow: what knows less was sent before, and comes late.
-            Some(known) if known.boot == boot && known.is_ahead_of(hello) => {
+            Some(known) if known.boot == boot && self.is_ahead_of(name, hello) => {
                 let late = "its Hello is older than what it has said before".to_owned();
                 Err(SupervisorError::Protocol(late).into())
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether more is known of a node's wards than this Hello tells.
+    fn is_ahead_of(&self, node: &Arc<str>, hello: &v1::Hello) -> bool {
+        let ahead = |ward: &v1::Ward| {
+            let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+            let known = self.steward.ward(&WardId::new(node.clone(), name));
+            known.is_some_and(|known| known.incarnation > ward.incarnation)
+        };
+        hello.wards.iter().any(ahead)
     }
 
     /// The session before, if there is one, ends. Another process is told why.

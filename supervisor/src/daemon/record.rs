@@ -70,15 +70,6 @@ impl NodeRecord {
         }
     }
 
-    /// Whether more is known of its wards than this Hello tells.
-    pub(super) fn is_ahead_of(&self, hello: &v1::Hello) -> bool {
-        let known = |ward: &v1::Ward| {
-            let name = ward.spec.as_ref()?.name.as_str();
-            self.wards.get(self.slot(name)? as usize)
-        };
-        hello.wards.iter().any(|ward| known(ward).is_some_and(|known| known.incarnation > ward.incarnation))
-    }
-
     /// A report arrived.
     pub(super) fn hear(&mut self, beats: &[Beat]) {
         let now = Instant::now();
