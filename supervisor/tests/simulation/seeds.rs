@@ -42,7 +42,7 @@ pub fn seeds() -> RangeInclusiveOfSeeds {
         Some(seed) => RangeInclusiveOfSeeds(seed..=seed),
         None => {
             let first = count("WARDKEEP_FIRST_SEED", 1);
-            let many = count("WARDKEEP_SEEDS", if cfg!(debug_assertions) { 100 } else { 300 });
+            let many = count("WARDKEEP_SEEDS", if cfg!(debug_assertions) { 40 } else { 300 });
             RangeInclusiveOfSeeds(first..=first + many - 1)
         }
     }

@@ -4,6 +4,8 @@
 //! whatever a node was told can be read here. One thread writes (`writer`), all that waits in one
 //! transaction; the fleet never waits for the disk. Engines stand behind [`Store`].
 
+#[cfg(any(test, feature = "testing"))]
+mod disk;
 mod intent;
 mod memory;
 mod recall;
@@ -18,6 +20,8 @@ use std::path::Path;
 
 use wardkeep_proto::Error;
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) use self::disk::Disk;
 pub(super) use self::{
     intent::{Aim, Intent, Intents, Lane},
     recall::{REMEMBERED, cause, recall},
@@ -81,63 +85,6 @@ impl Opened {
             return History::start_in_task(self.store, retention, takes);
         }
         History::start(self.store, retention)
-    }
-}
-
-/// A history in memory that survives its supervisor: clones are the same one.
-#[cfg(any(test, feature = "testing"))]
-#[derive(Clone, Default)]
-pub(super) struct Disk(std::sync::Arc<std::sync::Mutex<MemoryStore>>);
-
-#[cfg(any(test, feature = "testing"))]
-impl Disk {
-    fn store(&self) -> std::sync::MutexGuard<'_, MemoryStore> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Opens it. `takes`: how long a write lasts, asked for each.
-    pub(super) fn open(&self, takes: fn() -> std::time::Duration) -> Result<Opened, Error> {
-        let state = self.store().state(recall::since());
-        let state = state.map_err(|e| SupervisorError::Failed(e.to_string()))?;
-        Ok(Opened { in_task: Some(takes), ..Opened::new(Box::new(self.clone()), state, None) })
-    }
-
-    /// All events in it.
-    pub(super) fn events(&self) -> Vec<wardkeep_proto::v1::Event> {
-        self.store().page(&Filter::default(), 0, usize::MAX).unwrap_or_default()
-    }
-
-    /// What was decided and has not come true, in words.
-    pub(super) fn intents(&self) -> Vec<String> {
-        let open = self.store().state(0).map(|state| state.intents).unwrap_or_default();
-        open.iter().map(|intent| format!("{intent:?}")).collect()
-    }
-}
-
-#[cfg(any(test, feature = "testing"))]
-impl Store for Disk {
-    fn commit(&mut self, writes: &[std::sync::Arc<Write>]) -> Result<(), store::StoreError> {
-        self.store().commit(writes)
-    }
-    fn state(&mut self, since: store::Millis) -> Result<State, store::StoreError> {
-        self.store().state(since)
-    }
-    fn locate(&mut self, filter: &Filter) -> Result<u64, store::StoreError> {
-        self.store().locate(filter)
-    }
-    fn page(
-        &mut self,
-        filter: &Filter,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<wardkeep_proto::v1::Event>, store::StoreError> {
-        self.store().page(filter, after, limit)
-    }
-    fn trim(&mut self, retention: &Retention, now: store::Millis) -> Result<bool, store::StoreError> {
-        self.store().trim(retention, now)
-    }
-    fn used(&mut self) -> Result<u64, store::StoreError> {
-        self.store().used()
     }
 }
 
