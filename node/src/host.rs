@@ -53,6 +53,9 @@ pub(crate) struct Host {
     readies: FuturesUnordered<BoxFuture<'static, Option<(usize, u64)>>>,
     leaked: Arc<AtomicU32>,
     changes: Vec<v1::WardChange>,
+    /// A test wants it not to wait until a ward has stopped.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) hurries: bool,
 }
 
 /// There may be very many of them: what an idle task has no use for is made when it is first needed.
@@ -140,6 +143,8 @@ impl Host {
             readies: FuturesUnordered::new(),
             leaked: Arc::default(),
             changes: Vec::new(),
+            #[cfg(any(test, feature = "testing"))]
+            hurries: false,
         }
     }
 
@@ -324,6 +329,10 @@ impl Host {
         }
         self.wards[slot].phase = Phase::Stopping;
         self.note(slot, None);
+        #[cfg(any(test, feature = "testing"))]
+        if self.hurries {
+            self.ended(slot, incarnation, Ended::new(v1::ExitKind::Stopped));
+        }
         Ok(())
     }
 

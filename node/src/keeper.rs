@@ -18,12 +18,11 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use wardkeep_proto::{
     Error,
@@ -49,9 +48,7 @@ const LONGEST_TURN: Duration = Duration::from_millis(200);
 const OWN_REPORTS: Duration = Duration::from_millis(200);
 /// Snapshots may take one part in so many of the time, and one more.
 const PICTURE_SHARE: u32 = 9;
-/// How often the wards' runtime is asked for a sign of life.
-const PROBE: Duration = Duration::from_millis(100);
-/// A probe later than this is overdue.
+/// The wards' runtime is asked for a sign of life at each sweep. One later than this is overdue.
 const PROBE_OVERDUE: Duration = Duration::from_millis(400);
 /// For connections to finish before the process is replaced or ends.
 const SERVER_PATIENCE: Duration = Duration::from_secs(2);
@@ -112,13 +109,13 @@ pub(crate) struct Setup {
     pub(crate) host: Host,
     pub(crate) groups: Vec<wardkeep_steward::GroupSpec>,
     pub(crate) mandate: Mandate,
-    pub(crate) supervisor: Option<Endpoint>,
+    pub(crate) supervisor: Option<session::Supervisor>,
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) health: HealthReporter,
     pub(crate) shown: Shown,
     pub(crate) orders: mpsc::Receiver<Order>,
-    /// Counts up on the wards' runtime.
-    pub(crate) probe: Arc<AtomicU64>,
+    /// Answered on the wards' runtime.
+    pub(crate) probe: Arc<Probe>,
     pub(crate) reexec: reexec::Plan,
     /// The steward may have it carried out, not only an operator.
     pub(crate) restartable: bool,
@@ -128,16 +125,27 @@ pub(crate) struct Setup {
     /// Nobody runs the node any more.
     pub(crate) owner_gone: CancellationToken,
     pub(crate) origin: Instant,
+    /// Starts what puts names to stacks.
+    pub(crate) scribe: fn() -> Scribe,
     pub(crate) ledger: Ledger,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) hooks: crate::testing::Hooks,
 }
 
-/// Keeps `probe` counting for as long as this runtime runs tasks.
-pub(crate) async fn beat(probe: Arc<AtomicU64>) {
-    let mut tick = tokio::time::interval(PROBE);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// How the wards' runtime is asked whether it still runs tasks.
+#[derive(Default)]
+pub(crate) struct Probe {
+    asked: Notify,
+    answers: AtomicU64,
+}
+
+/// Answers for as long as this runtime runs tasks. It is asked from outside rather than by a timer, for a runtime
+/// needs that at times: where a task blocks the thread that looked after timers and sockets, the others sleep
+/// on, and nobody looks after those until something wakes them.
+pub(crate) async fn beat(probe: Arc<Probe>) {
     loop {
-        tick.tick().await;
-        probe.fetch_add(1, Relaxed);
+        probe.asked.notified().await;
+        probe.answers.fetch_add(1, Relaxed);
     }
 }
 
@@ -165,7 +173,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         leaked_shown: 0,
         unseen: true,
         next_picture: Duration::ZERO,
-        scribe: Scribe::start(),
+        scribe: (setup.scribe)(),
         tending: tend::Tending::default(),
         waiting: Vec::new(),
         setup,
@@ -316,6 +324,10 @@ impl Keeper {
     }
 
     fn welcome(&mut self, welcome: &v1::Welcome) {
+        #[cfg(any(test, feature = "testing"))]
+        if self.setup.hooks.has(crate::testing::Flaw::ForgetsEpochs) {
+            self.setup.mandate.forget_epoch();
+        }
         let grace = wire::to_duration(welcome.mandate_grace).unwrap_or(Duration::from_secs(2));
         if !self.setup.mandate.hand_over(welcome.epoch, grace) {
             tracing::warn!(
@@ -326,6 +338,8 @@ impl Keeper {
             self.link = None;
             return;
         }
+        #[cfg(any(test, feature = "testing"))]
+        self.setup.hooks.obeyed(welcome.epoch);
         self.queue.clear();
         self.welcomed = true;
         self.last_lost.clear();
@@ -352,6 +366,7 @@ impl Keeper {
         // time does not make work overdue.
         self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
         self.swept_at = now;
+        self.setup.probe.asked.notify_one();
         self.setup.host.sweep(self.lived);
         if let Some(usages) = self.tending.turn(&mut self.setup.host, now) {
             self.publish();
@@ -385,7 +400,7 @@ impl Keeper {
     }
 
     fn runtime_lag(&mut self, now: Duration) -> Duration {
-        let count = self.setup.probe.load(Relaxed);
+        let count = self.setup.probe.answers.load(Relaxed);
         if count != self.probe_seen.0 {
             self.probe_seen = (count, now);
         }

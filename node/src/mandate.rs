@@ -100,6 +100,12 @@ impl Mandate {
         self.legacy = legacy;
     }
 
+    /// As if no supervisor had ever been obeyed.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn forget_epoch(&mut self) {
+        self.epoch = 0;
+    }
+
     /// The session with the supervisor ended.
     pub(crate) fn session_lost(&mut self, now: Duration) {
         if let Holder::Theirs { lost_at } = &mut self.holder {

@@ -2,11 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::{SocketAddr, TcpListener as StdListener},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -39,7 +37,9 @@ use crate::{
     methods::Methods,
     panics, reexec,
     replica::Replica,
+    scribe::Scribe,
     server::{self, Limits},
+    session,
     ward::{Route, Ward},
     wire,
 };
@@ -50,7 +50,6 @@ const ORDERS: usize = 16;
 const OWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Describes a node. See [`Node::builder`].
-#[derive(Debug)]
 #[must_use = "a node does nothing until it is bound and run"]
 pub struct NodeBuilder {
     name: String,
@@ -59,6 +58,7 @@ pub struct NodeBuilder {
     labels: BTreeMap<String, String>,
     advertise: Option<String>,
     supervisor: Option<String>,
+    dial: Option<session::Dial>,
     wards: Vec<Ward>,
     groups: Vec<GroupSpec>,
     descriptors: Vec<&'static [u8]>,
@@ -66,6 +66,17 @@ pub struct NodeBuilder {
     insecure: bool,
     restartable: bool,
     audience: Audience,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) hooks: crate::testing::Hooks,
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, supervisor, wards, groups, .. } = self;
+        let mut out = f.debug_struct("NodeBuilder");
+        out.field("name", name).field("supervisor", supervisor).field("wards", wards);
+        out.field("groups", groups).finish_non_exhaustive()
+    }
 }
 
 impl NodeBuilder {
@@ -90,6 +101,21 @@ impl NodeBuilder {
     /// Attends this supervisor (`http://host:port`). Without one the node heals its own wards.
     pub fn supervisor(mut self, uri: impl Into<String>) -> Self {
         self.supervisor = Some(uri.into());
+        self
+    }
+
+    /// Opens connections to the supervisor through this service instead of TCP.
+    pub fn connector<C>(mut self, connector: C) -> Self
+    where
+        C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
+        C::Response: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+        C::Future: Send,
+        Box<dyn std::error::Error + Send + Sync>: From<C::Error>,
+    {
+        self.dial = Some(Arc::new(move |endpoint: tonic::transport::Endpoint| {
+            let connector = connector.clone();
+            Box::pin(async move { endpoint.connect_with_connector(connector).await })
+        }));
         self
     }
 
@@ -170,13 +196,24 @@ impl NodeBuilder {
     /// # Errors
     /// As [`NodeBuilder::bind`].
     pub fn listen_on(self, listener: StdListener) -> Result<Node, Error> {
-        self.check_names()?;
         let cannot = |source| NodeError::CannotListen { address: "its listener".to_owned(), source };
         let address = listener.local_addr().map_err(cannot)?;
         let plan = reexec::Plan::new(listener.try_clone().map_err(cannot)?).map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let listener = TcpListener::from_std(listener).map_err(cannot)?;
+        self.serve_on(listener, address, plan)
+    }
+
+    /// On any listener.
+    pub(crate) fn serve_on<L>(
+        self,
+        listener: L,
+        address: SocketAddr,
+        plan: reexec::Plan,
+    ) -> Result<Node<L>, Error> {
+        self.check_names()?;
         let supervisor = self.supervisor.as_deref().map(wardkeep_client::endpoint).transpose()?;
+        let supervisor = supervisor.map(|endpoint| session::Supervisor::new(endpoint, self.dial.clone()));
 
         let methods = Methods::read(&self.descriptors)?;
         let with_route = |ward: &Ward| {
@@ -212,15 +249,18 @@ impl NodeBuilder {
             health,
             shown,
             orders: inbox,
-            probe: Arc::new(AtomicU64::new(0)),
+            probe: Arc::default(),
             reexec: plan,
             restartable: self.restartable,
             stop_server: CancellationToken::new(),
             server_ended: CancellationToken::new(),
             owner_gone: CancellationToken::new(),
             origin,
+            scribe: Scribe::start,
             ledger,
             info,
+            #[cfg(any(test, feature = "testing"))]
+            hooks: self.hooks,
         };
         Ok(Node { setup, listener, entrance, limits: self.limits, handle })
     }
@@ -311,9 +351,9 @@ pub async fn open(address: &str, insecure: bool) -> Result<StdListener, Error> {
 /// # }
 /// ```
 #[must_use = "a node does nothing until it runs"]
-pub struct Node {
+pub struct Node<L = TcpListener> {
     setup: Setup,
-    listener: TcpListener,
+    listener: L,
     entrance: Entrance,
     limits: Limits,
     handle: NodeHandle,
@@ -349,18 +389,23 @@ impl NodeHandle {
 
 #[cfg(any(test, feature = "testing"))]
 /// A node without its shell, for tests: who calls runs it where and how they like.
-pub(crate) struct Bare {
+pub(crate) struct Bare<L> {
     pub(crate) setup: Setup,
+    pub(crate) listener: L,
     pub(crate) entrance: Entrance,
+    pub(crate) limits: Limits,
     pub(crate) handle: NodeHandle,
 }
 
-impl Node {
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn into_bare(self) -> Bare {
-        Bare { setup: self.setup, entrance: self.entrance, handle: self.handle }
+#[cfg(any(test, feature = "testing"))]
+impl<L> Node<L> {
+    pub(crate) fn into_bare(self) -> Bare<L> {
+        let Self { setup, listener, entrance, limits, handle } = self;
+        Bare { setup, listener, entrance, limits, handle }
     }
+}
 
+impl Node {
     /// Begins the description of a node of this name.
     pub fn builder(name: impl Into<String>) -> NodeBuilder {
         NodeBuilder {
@@ -370,6 +415,7 @@ impl Node {
             labels: BTreeMap::new(),
             advertise: None,
             supervisor: None,
+            dial: None,
             wards: Vec::new(),
             groups: Vec::new(),
             descriptors: Vec::new(),
@@ -377,6 +423,8 @@ impl Node {
             insecure: false,
             restartable: false,
             audience: Audience::Trusted,
+            #[cfg(any(test, feature = "testing"))]
+            hooks: Default::default(),
         }
     }
 

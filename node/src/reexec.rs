@@ -20,7 +20,8 @@ use crate::error::NodeError;
 pub(crate) struct Plan {
     program: PathBuf,
     args: Vec<OsString>,
-    listener: TcpListener,
+    /// `None`: it cannot be carried out, for the listener is not the system's.
+    listener: Option<TcpListener>,
 }
 
 /// Carries what is held from one image of this process to the next.
@@ -60,14 +61,23 @@ impl Plan {
     pub(crate) fn new(listener: TcpListener) -> std::io::Result<Self> {
         // Its path now: what stands there later, an upgrade perhaps, is what is started then.
         let program = std::env::current_exe()?;
-        Ok(Self { program, args: std::env::args_os().skip(1).collect(), listener })
+        Ok(Self { program, args: std::env::args_os().skip(1).collect(), listener: Some(listener) })
+    }
+
+    /// One that fails: where there is no process of its own to become another.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn none() -> Self {
+        Self { program: PathBuf::new(), args: Vec::new(), listener: None }
     }
 
     /// Does not return, unless it fails. `held`: the wards that stay down in the next image too, and
     /// whether they are quarantined.
     pub(crate) fn execute(&self, held: &[(String, bool)]) -> Error {
         let failed = |source| NodeError::CannotReexecute { program: self.program.clone(), source }.into();
-        if let Err(errno) = fcntl(&self.listener, FcntlArg::F_SETFD(FdFlag::empty())) {
+        let Some(listener) = &self.listener else {
+            return failed(std::io::ErrorKind::Unsupported.into());
+        };
+        if let Err(errno) = fcntl(listener, FcntlArg::F_SETFD(FdFlag::empty())) {
             return failed(errno.into());
         }
         // systemd's socket activation, which `listenfd` understands: LISTEN_FDS sockets from
@@ -75,12 +85,12 @@ impl Plan {
         let source = Command::new(&self.program)
             .args(&self.args)
             .env("LISTEN_FDS", "1")
-            .env("LISTEN_FDS_FIRST_FD", self.listener.as_raw_fd().to_string())
+            .env("LISTEN_FDS_FIRST_FD", listener.as_raw_fd().to_string())
             .env("LISTEN_PID", std::process::id().to_string())
             .env(HELD, write_held(std::process::id(), held))
             .exec();
         // Still here: no program of ours may inherit the socket.
-        let _ = fcntl(&self.listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        let _ = fcntl(listener, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
         failed(source)
     }
 }

@@ -56,6 +56,12 @@ impl Scribe {
         Self { busy: false, work: thread.map(|thread| (work, thread)), done }
     }
 
+    /// One that names nothing, and has no thread.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn without_names() -> Self {
+        Self { busy: false, work: None, done: sync_channel(1).1 }
+    }
+
     /// Whether a message is on its way through.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy

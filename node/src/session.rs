@@ -3,12 +3,14 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use backon::BackoffBuilder as _;
-use futures_util::Stream;
+use futures_util::{Stream, future::BoxFuture};
+use http::Uri;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::timeout,
@@ -16,7 +18,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{
     Request,
-    transport::{Channel, Endpoint},
+    transport::{self, Channel, Endpoint},
 };
 use wardkeep_client::Checked;
 use wardkeep_proto::{
@@ -85,18 +87,47 @@ pub(crate) enum Tidings {
     Lost(String),
 }
 
+/// How connections are opened: with all of an endpoint's settings, but not always over TCP.
+pub(crate) type Dial =
+    Arc<dyn Fn(Endpoint) -> BoxFuture<'static, Result<Channel, transport::Error>> + Send + Sync>;
+
+/// Where the supervisor is, and the way there.
+#[derive(Clone)]
+pub(crate) struct Supervisor {
+    endpoint: Endpoint,
+    /// `None` means TCP.
+    dial: Option<Dial>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(endpoint: Endpoint, dial: Option<Dial>) -> Self {
+        let endpoint = endpoint
+            .connect_timeout(PATIENCE)
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true);
+        Self { endpoint, dial }
+    }
+
+    fn uri(&self) -> &Uri {
+        self.endpoint.uri()
+    }
+
+    async fn connect(&self) -> Result<Channel, transport::Error> {
+        match &self.dial {
+            Some(dial) => dial(self.endpoint.clone()).await,
+            None => self.endpoint.connect().await,
+        }
+    }
+}
+
 /// Keeps a session with the supervisor until `stop`.
 pub(crate) async fn keep(
-    supervisor: Endpoint,
+    supervisor: Supervisor,
     ledger: Ledger,
     tidings: mpsc::Sender<Tidings>,
     stop: CancellationToken,
 ) {
-    let supervisor = supervisor
-        .connect_timeout(PATIENCE)
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true);
     let pauses = || {
         backon::ExponentialBuilder::default()
             .with_jitter()
@@ -128,7 +159,7 @@ pub(crate) async fn keep(
 
 /// One session, from dialling to its end. Returns why it ended.
 async fn attend(
-    supervisor: &Endpoint,
+    supervisor: &Supervisor,
     ledger: &Ledger,
     tidings: &mpsc::Sender<Tidings>,
     welcomed: &mut bool,
@@ -156,7 +187,7 @@ async fn attend(
 
 /// The rest of a session once the keeper has its end.
 async fn listen(
-    supervisor: &Endpoint,
+    supervisor: &Supervisor,
     channel: Channel,
     queue: Queue,
     tidings: &mpsc::Sender<Tidings>,

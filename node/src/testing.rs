@@ -4,6 +4,8 @@
 //! * [`TestNode`]: a whole node in one task of the test: the steward, the sweeper, the stop ladder, all of
 //!   them real. In a test with paused time (`#[tokio::test(start_paused = true)]`, tokio's feature
 //!   `test-util`) hours pass in milliseconds, and every run is the same.
+//! * [`serve`]: a whole node in one task, with its server and its session with a supervisor, over any
+//!   transport: for simulations of whole clusters.
 //!
 //! ```
 //! use std::time::Duration;
@@ -29,7 +31,11 @@
 //! # runtime.enable_all().start_paused(true).build().unwrap().block_on(test);
 //! ```
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{oneshot, watch},
@@ -46,7 +52,9 @@ use crate::{
     keeper::{self, Order},
     ledger::Ledger,
     node::{Bare, NodeHandle},
-    panics,
+    panics, reexec,
+    scribe::Scribe,
+    server::{self, Listener},
 };
 
 /// Longest time, by the test's clock, that something is waited for.
@@ -111,6 +119,88 @@ fn taken(ledger: &Ledger) -> Vec<Error> {
     messages.flat_map(|message| message.records).map(Error::from_proto).collect()
 }
 
+/// What a test sees of a node's inside, and breaks in it.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    obeyed: Option<Arc<dyn Fn(u64) + Send + Sync>>,
+    flaw: Option<Flaw>,
+}
+
+impl Hooks {
+    /// A supervisor of this epoch is given authority, or its command is about to be carried out.
+    pub(crate) fn obeyed(&self, epoch: u64) {
+        if let Some(obeyed) = &self.obeyed {
+            obeyed(epoch);
+        }
+    }
+
+    pub(crate) fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+}
+
+/// What can be broken in a node, to see that a test notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// It obeys any supervisor, whatever epoch it has obeyed before.
+    ForgetsEpochs,
+    /// It says that a ward has stopped when it has only been told to.
+    HurriesStops,
+}
+
+impl NodeBuilder {
+    /// Is told the epoch of each supervisor that is given authority, and of each command that is carried out.
+    pub fn on_obeyed(mut self, obeyed: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        self.hooks.obeyed = Some(Arc::new(obeyed));
+        self
+    }
+
+    /// Breaks something in it.
+    pub fn flawed(mut self, flaw: Flaw) -> Self {
+        self.hooks.flaw = Some(flaw);
+        self
+    }
+}
+
+/// Runs a node as outside tests, with its server and its session with a supervisor, but in one task, over
+/// any listener and the [connector](NodeBuilder::connector) it was given, and without threads: where time is
+/// simulated, every run is the same. Stacks of errors go without names.
+///
+/// # Errors
+/// As [`NodeBuilder::bind`]; and where a node outside tests would restart in place.
+pub async fn serve<L: Listener>(
+    builder: NodeBuilder,
+    listener: L,
+    address: SocketAddr,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    panics::install_hook();
+    let Bare { mut setup, listener, entrance, limits, handle } =
+        builder.serve_on(listener, address, reexec::Plan::none())?.into_bare();
+    setup.scribe = Scribe::without_names;
+    setup.host.hurries = setup.hooks.has(Flaw::HurriesStops);
+    let (stop_server, server_ended) = (setup.stop_server.clone(), setup.server_ended.clone());
+    let mut own = JoinSet::new();
+    own.spawn(keeper::beat(setup.probe.clone()));
+    own.spawn(async move {
+        drop(server::serve(listener, entrance, limits, stop_server).await);
+        server_ended.cancel();
+        std::future::pending().await
+    });
+    let mut keeper = std::pin::pin!(keeper::run(setup));
+    let ended = tokio::select! {
+        ended = &mut keeper => ended,
+        () = shutdown => {
+            let (done, _) = oneshot::channel();
+            let _ = handle.orders.send(Order::Shutdown(done)).await;
+            keeper.await
+        }
+    };
+    own.shutdown().await;
+    ended
+}
+
 /// A node that runs in the test's own runtime, without a listener and without a supervisor. What it waits
 /// for fails the test, with what it saw instead, after ten minutes by the test's clock.
 pub struct TestNode {
@@ -135,7 +225,7 @@ impl TestNode {
             Ok(Ok(node)) => node,
             Ok(Err(error)) | Err(error) => panic!("{error}"),
         };
-        let Bare { mut setup, entrance, handle } = node.into_bare();
+        let Bare { mut setup, entrance, handle, .. } = node.into_bare();
         setup.supervisor = None;
         // There is no server to wait for.
         setup.server_ended.cancel();

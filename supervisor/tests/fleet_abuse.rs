@@ -292,3 +292,22 @@ async fn when_all_places_are_taken_more_nodes_are_refused_and_those_there_are_se
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_that_comes_late_takes_no_session_and_restarts_nobody() {
+    within(async {
+        let sup = supervisor(quick()).await;
+        let early = hello("n", &["w"]);
+        let mut now = early.clone();
+        now.wards[0].incarnation = 2;
+        let (node, _) = FakeNode::attend(&sup, now).await.unwrap();
+        let _reporter = node.keep_reporting();
+        sup.runs("n", "w", 2).await;
+        assert_protocol(&refused(&sup, Up::Hello(early)).await, "older than what it has said before");
+        // Nor would it if the node were away.
+        let node = sup.node("n", |node| node.attending).await;
+        assert_eq!(node.verdict(), Verdict::Healthy);
+        sup.runs("n", "w", 2).await;
+    })
+    .await;
+}

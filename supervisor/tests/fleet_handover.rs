@@ -89,3 +89,39 @@ async fn a_node_that_loses_its_supervisor_goes_on_with_its_groups_and_counts() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_start_that_its_node_never_heard_of_is_gone_on_with_by_the_next_supervisor() {
+    within(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut rests = hello("n", &["w"]);
+        rests.wards[0].set_state(WardState::Stopped);
+        rests.wards[0].held = true;
+        let first = supervisor(quick().data_dir(dir.path())).await;
+        let (mut node, _) = FakeNode::attend(&first, rests.clone()).await.unwrap();
+        let request = v1::WardRequest { detach: true, ..of_ward("n", "w") };
+        first.operator.clone().start_ward(request).await.unwrap();
+        start_after(&mut node, 1).await;
+        // Nothing comes of it: the node has lost the supervisor, and the command with it.
+        drop(node);
+        first.running.kill().await;
+
+        let second = supervisor(quick().data_dir(dir.path())).await;
+        let (mut node, _) = FakeNode::attend(&second, rests).await.unwrap();
+        start_after(&mut node, 1).await;
+        let mut events = second.events().await;
+        assert!(events.says("goes on with a restart by ana@ops").await.text.contains("a test"));
+    })
+    .await;
+}
+
+/// Waits until the node is told to start a ward's next incarnation.
+async fn start_after(node: &mut FakeNode, incarnation: u64) {
+    loop {
+        let command = node.command().await.kind;
+        if let Some(v1::command::Kind::Start(start)) = command {
+            assert_eq!(start.after_incarnation, incarnation);
+            return;
+        }
+    }
+}

@@ -23,6 +23,8 @@ impl Keeper {
             span.in_scope(|| {
                 tracing::info!(kind = command.kind.as_ref().map_or("?", command_name), "{reason}")
             });
+            #[cfg(any(test, feature = "testing"))]
+            self.setup.hooks.obeyed(command.epoch);
             self.execute(command.kind).await
         };
         let error = outcome.err().map(|error: Error| error.at(self.name(), "", 0));

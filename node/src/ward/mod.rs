@@ -343,7 +343,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn new(kind: v1::ExitKind) -> Self {
+    pub(crate) fn new(kind: v1::ExitKind) -> Self {
         Self { kind, error: None, traceparent: None, rest: None }
     }
 

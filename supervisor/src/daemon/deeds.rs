@@ -23,18 +23,25 @@ impl Fleet {
     pub(super) fn step(&mut self, event: Event) {
         let now = self.now();
         let mut latest = Cause::default();
+        // Afterwards the steward has gone on, and takes it for up.
+        let was_up = matches!(&event, Event::StartWard { ward, .. } if self.is_up(ward));
         for action in self.steward.step(now, event) {
-            self.decide(action, &mut latest);
+            self.decide(action, &mut latest, was_up);
         }
     }
 
+    fn is_up(&self, ward: &WardId) -> bool {
+        let up = |phase| matches!(phase, Phase::Running | Phase::Starting);
+        self.steward.ward(ward).is_some_and(|view| up(view.phase))
+    }
+
     /// Drafts what is to be written and done. `latest`: of what the steward told of last.
-    fn decide(&mut self, action: Action, latest: &mut Cause) {
+    fn decide(&mut self, action: Action, latest: &mut Cause, was_up: bool) {
         self.state_changed = true;
         match action {
             Action::Note(note) => {
                 self.keep(&note);
-                self.intend_noted(&note);
+                self.intend_noted(&note, was_up);
                 self.changes_legacy(&note);
                 *latest = note.cause;
             }
@@ -264,7 +271,8 @@ impl Fleet {
         }
     }
 
-    fn intend_noted(&mut self, note: &Note) {
+    /// `was_up`: the ward that is to start already did so before.
+    fn intend_noted(&mut self, note: &Note, was_up: bool) {
         let Some(ward) = &note.ward else { return };
         let intent = self.intent(Aim::Restart, &ward.node, &ward.ward, note.incarnation, &note.cause);
         let after = |delay: Duration| {
@@ -290,11 +298,8 @@ impl Fleet {
             What::WardVerdict(Verdict::Stalled) => self.chronicle.intend(intent),
             What::Asked(asked @ (Asked::Start | Asked::Restart)) => {
                 self.chronicle.release(&ward.node, &ward.ward);
-                let up = self.steward.ward(ward).is_some_and(|view| {
-                    *asked == Asked::Start && matches!(view.phase, Phase::Running | Phase::Starting)
-                });
                 // A start of what runs is nothing to wait for.
-                if !up {
+                if !(was_up && *asked == Asked::Start) {
                     let actor = self.resuming.as_ref().map_or(&self.actor, |before| &before.actor).clone();
                     self.chronicle.intend(Intent { asked: true, actor, ..intent });
                 }

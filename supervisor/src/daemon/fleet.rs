@@ -316,7 +316,7 @@ impl Fleet {
     fn attach(&mut self, session: Session, hello: &v1::Hello, boot: Uuid, peer: Option<IpAddr>) {
         let info = hello.node.as_ref();
         let name: Arc<str> = info.map(|info| info.name.as_str()).unwrap_or_default().into();
-        if let Err(error) = self.admit(&name, boot) {
+        if let Err(error) = self.admit(&name, boot, hello) {
             let error = error.at(super::NAME, "", 0);
             self.settings.ledger.write(&error);
             // The queue of a new session has room.
@@ -352,7 +352,7 @@ impl Fleet {
     }
 
     /// Whether a node may attend under the name it claims.
-    fn admit(&self, name: &Arc<str>, boot: Uuid) -> Result<(), Error> {
+    fn admit(&self, name: &Arc<str>, boot: Uuid, hello: &v1::Hello) -> Result<(), Error> {
         match self.nodes.get(name) {
             None if self.nodes.len() >= NODES => {
                 Err(SupervisorError::Full { what: "nodes", most: NODES }.into())
@@ -362,8 +362,23 @@ impl Fleet {
             Some(known) if known.session.is_some() && boot < known.boot => {
                 Err(taken(name, known.info.pid, known.boot))
             }
+            // Within a boot incarnations only grow: what knows less was sent before, and comes late.
+            Some(known) if known.boot == boot && self.is_ahead_of(name, hello) => {
+                let late = "its Hello is older than what it has said before".to_owned();
+                Err(SupervisorError::Protocol(late).into())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Whether more is known of a node's wards than this Hello tells.
+    fn is_ahead_of(&self, node: &Arc<str>, hello: &v1::Hello) -> bool {
+        let ahead = |ward: &v1::Ward| {
+            let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+            let known = self.steward.ward(&WardId::new(node.clone(), name));
+            known.is_some_and(|known| known.incarnation > ward.incarnation)
+        };
+        hello.wards.iter().any(ahead)
     }
 
     /// The session before, if there is one, ends. Another process is told why.

@@ -23,6 +23,8 @@ mod pidfile;
 mod record;
 mod resume;
 mod tame;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod wish;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -35,7 +37,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use wardkeep_node::{
     Ledger, Services,
-    server::{self, Limits},
+    server::{self, Limits, Listener},
 };
 use wardkeep_proto::{
     Error,
@@ -155,9 +157,9 @@ impl SupervisorBuilder {
 
 /// A supervisor that listens and is ready to run.
 #[must_use = "a supervisor does nothing until it runs"]
-pub struct Supervisor {
+pub struct Supervisor<L = TcpListener> {
     builder: SupervisorBuilder,
-    listener: TcpListener,
+    listener: L,
     address: SocketAddr,
     epoch: epoch::Epoch,
     history: history::Opened,
@@ -185,7 +187,9 @@ impl Supervisor {
         self.builder.launches.push(launch);
         self
     }
+}
 
+impl<L: Listener> Supervisor<L> {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address

@@ -97,9 +97,16 @@ impl Fleet {
             // Its group is being restarted, and ends or begins with it in its turn.
             return;
         }
-        let state =
-            record.and_then(|record| Some(record.wards.get(record.slot(&ward.ward)? as usize)?.state()));
+        let known = record.and_then(|record| record.wards.get(record.slot(&ward.ward)? as usize));
+        let state = known.map(v1::Ward::state);
+        let held = known.is_some_and(|ward| ward.held);
         match state {
+            // Its node never heard that it was to start, and keeps it down: so does the steward.
+            Some(WardState::Stopped | WardState::Quarantined) if held && intent.asked => {
+                self.resuming = Some(intent);
+                self.step(Event::StartWard { ward, cause: why });
+                self.resuming = None;
+            }
             // The steward knows of it, and starts it when it is due.
             Some(WardState::Stopped | WardState::Backoff | WardState::Quarantined) | None => {}
             Some(_) if intent.asked || intent.aim == Aim::RestartWithGroup => {

@@ -4,6 +4,8 @@
 //! whatever a node was told can be read here. One thread writes (`writer`), all that waits in one
 //! transaction; the fleet never waits for the disk. Engines stand behind [`Store`].
 
+#[cfg(any(test, feature = "testing"))]
+mod disk;
 mod intent;
 mod memory;
 mod recall;
@@ -18,6 +20,8 @@ use std::path::Path;
 
 use wardkeep_proto::Error;
 
+#[cfg(any(test, feature = "testing"))]
+pub(super) use self::disk::Disk;
 pub(super) use self::{
     intent::{Aim, Intent, Intents, Lane},
     recall::{REMEMBERED, cause, recall},
@@ -33,6 +37,9 @@ const FILE: &str = "history.db";
 /// A store, and what it held when it was opened.
 pub(super) struct Opened {
     store: Box<dyn Store>,
+    /// Not on a thread but in a task, with a disk that takes so long.
+    #[cfg(any(test, feature = "testing"))]
+    in_task: Option<fn() -> std::time::Duration>,
     pub(super) state: State,
     last_intent: u64,
     /// Where it is; `None`: in memory only.
@@ -45,8 +52,7 @@ pub(super) struct Opened {
 /// One line: the file is damaged, of a later version, not a history, or cannot be written.
 pub(super) async fn open(data_dir: Option<&Path>) -> Result<Opened, Error> {
     let Some(dir) = data_dir else {
-        let (store, state) = (Box::new(MemoryStore::default()), State::default());
-        return Ok(Opened { store, state, last_intent: 0, path: None });
+        return Ok(Opened::new(Box::new(MemoryStore::default()), State::default(), None));
     };
     let path = dir.join(FILE);
     let at = path.clone();
@@ -59,12 +65,27 @@ pub(super) async fn open(data_dir: Option<&Path>) -> Result<Opened, Error> {
         opened.await.map_err(|e| SupervisorError::Failed(format!("history cannot be opened: {e}")))?;
     let (store, state) =
         opened.map_err(|e| SupervisorError::History { path: path.clone(), what: e.to_string() })?;
-    Ok(Opened { store: Box::new(store), last_intent: state.last_intent, state, path: Some(path) })
+    Ok(Opened::new(Box::new(store), state, Some(path)))
 }
 
 impl Opened {
+    fn new(store: Box<dyn Store>, state: State, path: Option<std::path::PathBuf>) -> Self {
+        Self {
+            store,
+            #[cfg(any(test, feature = "testing"))]
+            in_task: None,
+            last_intent: state.last_intent,
+            state,
+            path,
+        }
+    }
+
     /// Starts the writer.
     pub(super) fn start(self, retention: Retention) -> History {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(takes) = self.in_task {
+            return History::start_in_task(self.store, retention, self.last_intent, takes);
+        }
         History::start(self.store, retention, self.last_intent)
     }
 }

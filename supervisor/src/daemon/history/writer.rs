@@ -66,6 +66,9 @@ pub(in crate::daemon) struct History {
     shared: Arc<Shared>,
     progress: watch::Receiver<Progress>,
     thread: Option<thread::JoinHandle<()>>,
+    /// Instead of the thread.
+    #[cfg(any(test, feature = "testing"))]
+    _task: tokio::task::JoinSet<()>,
     ended: Option<oneshot::Receiver<()>>,
 }
 
@@ -76,9 +79,13 @@ pub(in crate::daemon) struct Reader {
     turns: Arc<Semaphore>,
 }
 
+#[derive(Default)]
 struct Shared {
     desk: Mutex<Desk>,
     bell: Condvar,
+    /// The same, for a writer that is a task.
+    #[cfg(any(test, feature = "testing"))]
+    rung: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -124,6 +131,13 @@ struct Ask {
 impl Shared {
     fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is something to do.
+    fn ring(&self) {
+        self.bell.notify_one();
+        #[cfg(any(test, feature = "testing"))]
+        self.rung.notify_one();
     }
 }
 
@@ -227,18 +241,8 @@ fn keep_the_last(changes: &mut Vec<Change>, known: u64) {
 impl History {
     /// `known`: the highest ID of an intent in the store.
     pub(super) fn start(store: Box<dyn Store>, retention: Retention, known: u64) -> Self {
-        let desk = Mutex::new(Desk { known, ..Desk::default() });
-        let shared = Arc::new(Shared { desk, bell: Condvar::new() });
-        let (progress, watched) = watch::channel(Progress::default());
+        let (writer, shared, progress) = Writer::new(store, retention, known);
         let (end, ended) = oneshot::channel();
-        let writer = Writer {
-            store,
-            retention,
-            shared: shared.clone(),
-            progress,
-            retry_at: None,
-            trim_at: Instant::now(),
-        };
         let run = move || {
             writer.run();
             // Whoever waits for the end may have left.
@@ -251,14 +255,39 @@ impl History {
                 None
             }
         };
-        Self { shared, progress: watched, thread, ended: Some(ended) }
+        Self {
+            shared,
+            progress,
+            thread,
+            #[cfg(any(test, feature = "testing"))]
+            _task: Default::default(),
+            ended: Some(ended),
+        }
+    }
+
+    /// With a writer that is a task, each of whose writes lasts as long as `takes` says: for simulated time.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn start_in_task(
+        store: Box<dyn Store>,
+        retention: Retention,
+        known: u64,
+        takes: fn() -> Duration,
+    ) -> Self {
+        let (writer, shared, progress) = Writer::new(store, retention, known);
+        let (end, ended) = oneshot::channel();
+        let mut task = tokio::task::JoinSet::new();
+        task.spawn(async move {
+            writer.run_in_task(takes).await;
+            let _ = end.send(());
+        });
+        Self { shared, progress, thread: None, _task: task, ended: Some(ended) }
     }
 
     /// Hands over what is to be written. All of it is durable once [`Progress::written`] has reached
     /// the ticket returned. Never blocks.
     pub(in crate::daemon) fn push(&self, write: Write) -> u64 {
         let ticket = self.shared.desk().push(write);
-        self.shared.bell.notify_one();
+        self.shared.ring();
         ticket
     }
 
@@ -295,7 +324,7 @@ impl History {
 
     fn shut(&self) {
         self.shared.desk().closed = true;
-        self.shared.bell.notify_one();
+        self.shared.ring();
     }
 }
 
@@ -329,7 +358,7 @@ impl Reader {
                 desk.reads.retain(|ask| !ask.answer.is_closed());
                 desk.reads.push_back(Ask { filter: filter.clone(), after, limit, answer });
             }
-            self.shared.bell.notify_one();
+            self.shared.ring();
             answered.await.map_err(|_| ended())?.map_err(|e| e.to_string())
         };
         timeout(READ_PATIENCE, read).await.unwrap_or_else(|_| Err("the disk does not answer".to_owned()))
@@ -356,54 +385,95 @@ struct Turn {
 }
 
 impl Writer {
+    fn new(
+        store: Box<dyn Store>,
+        retention: Retention,
+        known: u64,
+    ) -> (Self, Arc<Shared>, watch::Receiver<Progress>) {
+        let desk = Mutex::new(Desk { known, ..Desk::default() });
+        let shared = Arc::new(Shared { desk, ..Shared::default() });
+        let (progress, watched) = watch::channel(Progress::default());
+        let (retry_at, trim_at) = (None, Instant::now());
+        (Self { store, retention, shared: shared.clone(), progress, retry_at, trim_at }, shared, watched)
+    }
+
     fn run(mut self) {
         loop {
             let turn = self.next();
-            let tried = !turn.writes.is_empty();
-            if tried {
-                self.write(&turn);
-            }
-            let closed = turn.closed;
-            for ask in turn.reads {
-                self.read(ask);
-            }
-            if closed {
-                let (left, events) = {
-                    let desk = self.shared.desk();
-                    (desk.writes.len(), desk.events)
-                };
-                if left > 0 && self.progress.borrow().failing.is_none() {
-                    continue;
-                }
-                if left > 0 {
-                    tracing::error!(events, "the end of the history could not be written");
-                }
+            if self.done(turn) {
                 return;
             }
-            self.trim();
         }
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    async fn run_in_task(mut self, takes: fn() -> Duration) {
+        loop {
+            let turn = self.due(&mut self.shared.desk());
+            match turn {
+                Ok(turn) => {
+                    tokio::time::sleep(takes()).await;
+                    if self.done(turn) {
+                        return;
+                    }
+                }
+                Err(wait) => drop(timeout(wait, self.shared.rung.notified()).await),
+            }
+        }
+    }
+
+    /// Does what is due. True: that was the end.
+    fn done(&mut self, turn: Turn) -> bool {
+        if !turn.writes.is_empty() {
+            self.write(&turn);
+        }
+        for ask in turn.reads {
+            self.read(ask);
+        }
+        if !turn.closed {
+            self.trim();
+            return false;
+        }
+        let (left, events) = {
+            let desk = self.shared.desk();
+            (desk.writes.len(), desk.events)
+        };
+        if left > 0 && self.progress.borrow().failing.is_none() {
+            return false;
+        }
+        if left > 0 {
+            tracing::error!(events, "the end of the history could not be written");
+        }
+        true
     }
 
     /// Waits until there is something to do.
     fn next(&mut self) -> Turn {
         let mut desk = self.shared.desk();
         loop {
-            let now = Instant::now();
-            let may_write = desk.closed || self.retry_at.is_none_or(|at| at <= now);
-            let writes = may_write && !desk.writes.is_empty();
-            if writes
-                || !desk.reads.is_empty()
-                || desk.closed
-                || (self.trim_at <= now && self.retry_at.is_none())
-            {
-                let (writes, ticket) = if writes { desk.take() } else { Default::default() };
-                return Turn { writes, ticket, reads: desk.reads.drain(..).collect(), closed: desk.closed };
+            match self.due(&mut desk) {
+                Ok(turn) => return turn,
+                Err(wait) => {
+                    desk =
+                        self.shared.bell.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner).0;
+                }
             }
-            let until = if desk.writes.is_empty() { None } else { self.retry_at };
-            let until = until.unwrap_or(if self.retry_at.is_some() { now + TRIM } else { self.trim_at });
-            let wait = until.saturating_duration_since(now);
-            desk = self.shared.bell.wait_timeout(desk, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// What is to be done now; if nothing is, how long that lasts at most.
+    fn due(&self, desk: &mut Desk) -> Result<Turn, Duration> {
+        let now = Instant::now();
+        let may_write = desk.closed || self.retry_at.is_none_or(|at| at <= now);
+        let writes = may_write && !desk.writes.is_empty();
+        let trims = self.trim_at <= now && self.retry_at.is_none();
+        if writes || !desk.reads.is_empty() || desk.closed || trims {
+            let (writes, ticket) = if writes { desk.take() } else { Default::default() };
+            return Ok(Turn { writes, ticket, reads: desk.reads.drain(..).collect(), closed: desk.closed });
+        }
+        let until = if desk.writes.is_empty() { None } else { self.retry_at };
+        let until = until.unwrap_or(if self.retry_at.is_some() { now + TRIM } else { self.trim_at });
+        Err(until.saturating_duration_since(now))
     }
 
     fn write(&mut self, turn: &Turn) {

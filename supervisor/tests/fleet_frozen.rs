@@ -1,0 +1,277 @@
+//! Nodes, supervisors, threads and runtimes that stand still, and go on: told from each other, and nothing of
+//! what they say late has an effect.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+mod fleet_support;
+
+use std::{
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use fleet_support::*;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinSet,
+};
+use wardkeep::daemon::Supervisor;
+use wardkeep_node::{Node, Ward};
+use wardkeep_proto::v1::{self, Event, EventKind, Verdict, operator_client::OperatorClient};
+
+/// From a freeze to the verdict, with the pulses of every 500 ms that are the default.
+const SEEN_WITHIN: Duration = Duration::from_secs(3);
+
+/// `wardkeep serve`, as a process.
+struct Process(Child);
+
+impl Process {
+    fn serve(args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wardkeep"));
+        command.arg("serve").args(args).stdout(Stdio::null()).kill_on_drop(true);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
+            command.env_remove(key);
+        }
+        command
+    }
+
+    /// A supervisor on a port of the system's choice, and where it listens.
+    async fn supervisor() -> (Self, String) {
+        let args = ["supervisor", "--listen", "127.0.0.1:0"];
+        let mut child = Self::serve(&args).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it comes up");
+            if let Some((_, address)) = line.split_once("address=") {
+                let address = address.split_whitespace().next().unwrap().to_owned();
+                // It goes on talking to nobody.
+                tokio::task::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+                return (Self(child), address);
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().unwrap().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that is stopped is killed, too; but it must not stay if that fails.
+        let _ = self.0.start_kill();
+    }
+}
+
+fn at(event: &Event) -> SystemTime {
+    let at = event.at.unwrap();
+    SystemTime::UNIX_EPOCH + Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_is_unreachable_within_three_seconds_and_its_wards_live_on_when_it_goes_on() {
+    within(async {
+        let sup = supervisor(Supervisor::builder()).await;
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("node.toml");
+        std::fs::write(&config, "[[ward]]\nname = \"w\"\ncommand = [\"sleep\", \"3600\"]\n").unwrap();
+        let config = config.to_str().unwrap();
+        let args =
+            ["node", "--name", "n", "--listen", "127.0.0.1:0", "--supervisor", &sup.uri, "--config", config];
+        let node = Process(Process::serve(&args).stderr(Stdio::null()).spawn().unwrap());
+        let program = sup.ward("n", "w", |w| w.incarnation == 1 && w.usage.is_some()).await;
+        let mut events = sup.events().await;
+        // Its rhythm is known.
+        let known = sup.node("n", |node| node.last_report_at.is_some()).await.last_report_at;
+        for _ in 0..4 {
+            let before = sup.node("n", |_| true).await.last_report_at;
+            sup.node("n", |node| node.last_report_at != before).await;
+        }
+        assert_ne!(sup.node("n", |_| true).await.last_report_at, known);
+
+        let frozen = SystemTime::now();
+        node.signal(Signal::SIGSTOP);
+        let verdict = events.kind(EventKind::NodeVerdict).await;
+        assert_eq!(verdict.verdict(), Verdict::Unreachable);
+        let seen = at(&verdict).duration_since(frozen).unwrap();
+        assert!(seen <= SEEN_WITHIN, "unreachable after {seen:?}");
+        node.signal(Signal::SIGCONT);
+        assert_eq!(events.kind(EventKind::NodeVerdict).await.verdict(), Verdict::Healthy);
+        sup.node("n", |node| node.verdict() == Verdict::Healthy).await;
+        let w = sup.runs("n", "w", 1).await;
+        assert_eq!((w.restarts, w.usage.map(|usage| usage.pid)), (0, program.usage.map(|usage| usage.pid)));
+        let restart =
+            |event: &&Event| matches!(event.kind(), EventKind::WardVerdict | EventKind::WardRestart);
+        assert_eq!(events.seen.iter().find(restart), None);
+    })
+    .await;
+}
+
+/// Passes connections on to whichever address it is set to; those to another one are cut.
+async fn switch(target: watch::Receiver<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::task::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (mut from, _) = listener.accept().await.unwrap();
+            let mut target = target.clone();
+            connections.spawn(async move {
+                let now = target.borrow_and_update().clone();
+                let Ok(mut to) = TcpStream::connect(&now).await else { return };
+                tokio::select! {
+                    _ = copy_bidirectional(&mut from, &mut to) => {}
+                    _ = target.changed() => {}
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn sees(operator: &mut OperatorClient<tonic::transport::Channel>, so: impl Fn(&v1::Fleet) -> bool) {
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        look.tick().await;
+        if so(&operator.get_fleet(v1::GetFleetRequest {}).await.unwrap().into_inner()) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_supervisor_that_was_frozen_and_replaced_has_no_authority_when_it_goes_on() {
+    within(async {
+        let (old, old_address) = Process::supervisor().await;
+        let (point, target) = watch::channel(old_address.clone());
+        let uri = format!("http://{}", switch(target).await);
+        let (_, node) = real_node(Node::builder("n").supervisor(&uri).ward(calm("w"))).await;
+        let mut operator = OperatorClient::new(channel(&format!("http://{old_address}")).await);
+        let runs = |fleet: &v1::Fleet| ward(fleet, "n", "w").is_some_and(|ward| ward.incarnation == 1);
+        sees(&mut operator, runs).await;
+
+        old.signal(Signal::SIGSTOP);
+        let (_young, young_address) = Process::supervisor().await;
+        point.send_replace(young_address.clone());
+        let mut young_operator = OperatorClient::new(channel(&format!("http://{young_address}")).await);
+        sees(&mut young_operator, runs).await;
+
+        // The old one is back, and the node finds it first.
+        old.signal(Signal::SIGCONT);
+        point.send_replace(old_address);
+        let refused = |fleet: &v1::Fleet| node_of(fleet, "n").is_some_and(|node| !node.attending);
+        sees(&mut operator, refused).await;
+        // Whatever it is asked to command, nothing comes of it.
+        for _ in 0..5 {
+            let stop = timed(of_ward("n", "w"), Duration::from_millis(300));
+            assert!(operator.stop_ward(stop).await.is_err());
+        }
+        point.send_replace(young_address);
+        sees(&mut young_operator, |fleet| {
+            node_of(fleet, "n").is_some_and(|node| node.attending) && runs(fleet)
+        })
+        .await;
+        node.stop().await;
+    })
+    .await;
+}
+
+fn node_of<'a>(fleet: &'a v1::Fleet, name: &str) -> Option<&'a v1::Node> {
+    node(fleet, name)
+}
+
+/// Nodes with threads of their own, so that what is blocked is theirs.
+fn workers(threads: usize) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap()
+}
+
+/// A task that pulses, and blocks its thread for so long in its first incarnation.
+fn blocks_once(name: &str, block: Duration, begun: Arc<AtomicU64>) -> Ward {
+    Ward::task(name.to_owned(), move |context| {
+        let begun = begun.clone();
+        async move {
+            if context.incarnation() == 1 {
+                // Until it has been seen to live.
+                for _ in 0..5 {
+                    context.pulse();
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                context.pulse();
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+                begun.store(u64::try_from(now.as_millis()).unwrap(), Relaxed);
+                std::thread::sleep(block);
+            }
+            while !context.is_cancelled() {
+                context.pulse();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Ok(())
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ward_that_blocks_its_thread_is_replaced_within_twice_its_stall_timeout_and_nobody_waits_for_it() {
+    within(async {
+        const STALL: Duration = Duration::from_secs(2);
+        let sup = supervisor(Supervisor::builder()).await;
+        let mut events = sup.events().await;
+        let (own, begun) = (workers(2), Arc::new(AtomicU64::new(0)));
+        let ward = blocks_once("w", Duration::from_secs(9), begun.clone());
+        let ward = ward.pulse_timeout(STALL).grace(Duration::from_millis(100));
+        let node = Node::builder("n").supervisor(&sup.uri).ward(ward);
+        let (_, node) = own.spawn(real_node(node)).await.unwrap();
+        let replaced = events.says("runs, incarnation 2").await;
+        let begun = SystemTime::UNIX_EPOCH + Duration::from_millis(begun.load(Relaxed));
+        let took = at(&replaced).duration_since(begun).unwrap();
+        assert!(took <= 2 * STALL, "replaced after {took:?}");
+        let stalled =
+            |event: &Event| event.kind() == EventKind::WardVerdict && event.verdict() == Verdict::Stalled;
+        assert!(events.seen.iter().any(stalled), "{:#?}", events.seen);
+        // The supervisor's own loop was never late, nor the node silent.
+        let doubt =
+            |event: &&Event| event.text.contains("doubts itself") || event.kind() == EventKind::NodeVerdict;
+        assert_eq!(events.seen.iter().find(doubt), None);
+        sup.node("n", |node| node.leaked_threads == 1).await;
+        node.kill().await;
+        own.shutdown_background();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_whose_threads_are_all_blocked_is_told_from_a_node_that_is_gone() {
+    within(async {
+        let sup = supervisor(Supervisor::builder()).await;
+        let mut events = sup.events().await;
+        let (own, begun) = (workers(2), Arc::new(AtomicU64::new(0)));
+        let block = Duration::from_secs(5);
+        let mut builder = Node::builder("n").supervisor(&sup.uri);
+        for name in ["a", "b", "c"] {
+            builder = builder.ward(blocks_once(name, block, begun.clone()));
+        }
+        let (_, node) = own.spawn(real_node(builder)).await.unwrap();
+        let verdict = events.kind(EventKind::NodeVerdict).await;
+        assert_eq!(verdict.verdict(), Verdict::RuntimeStalled, "{}", verdict.text);
+        let seen = sup.node("n", |node| node.verdict() == Verdict::RuntimeStalled).await;
+        assert!(seen.attending);
+        let verdict = events.kind(EventKind::NodeVerdict).await;
+        assert_eq!(verdict.verdict(), Verdict::Healthy, "{}", verdict.text);
+        for name in ["a", "b", "c"] {
+            sup.runs("n", name, 1).await;
+        }
+        node.kill().await;
+        own.shutdown_background();
+    })
+    .await;
+}
