@@ -49,6 +49,8 @@ const LONGEST_TURN: Duration = Duration::from_millis(200);
 const OWN_REPORTS: Duration = Duration::from_millis(200);
 /// Snapshots may take one part in so many of the time, and one more.
 const PICTURE_SHARE: u32 = 9;
+/// A change is not kept back for longer.
+const LONGEST_UNSEEN: Duration = Duration::from_secs(1);
 /// How often the wards' runtime is asked for a sign of life.
 const PROBE: Duration = Duration::from_millis(100);
 /// A probe later than this is overdue.
@@ -542,6 +544,12 @@ impl Keeper {
         self.show();
     }
 
+    /// How the node was at last.
+    fn show_last(&mut self) {
+        (self.unseen, self.next_picture) = (true, Duration::ZERO);
+        self.show();
+    }
+
     fn show(&mut self) {
         let begun = self.now();
         if !self.unseen || begun < self.next_picture || !self.setup.shown.is_looked_at() {
@@ -555,7 +563,7 @@ impl Keeper {
             leaked_threads: self.setup.host.leaked(),
         }));
         let now = self.now();
-        self.next_picture = now + now.saturating_sub(begun) * PICTURE_SHARE;
+        self.next_picture = now + (now.saturating_sub(begun) * PICTURE_SHARE).min(LONGEST_UNSEEN);
     }
 }
 
