@@ -48,6 +48,8 @@ const LONGEST_TURN: Duration = Duration::from_millis(200);
 const OWN_REPORTS: Duration = Duration::from_millis(200);
 /// Snapshots may take one part in so many of the time, and one more.
 const PICTURE_SHARE: u32 = 9;
+/// A change is not kept back for longer.
+const LONGEST_UNSEEN: Duration = Duration::from_secs(1);
 /// The wards' runtime is asked for a sign of life at each sweep. One later than this is overdue.
 const PROBE_OVERDUE: Duration = Duration::from_millis(400);
 /// For connections to finish before the process is replaced or ends.
@@ -570,6 +572,12 @@ impl Keeper {
         self.show();
     }
 
+    /// How the node was at last.
+    fn show_last(&mut self) {
+        (self.unseen, self.next_picture) = (true, Duration::ZERO);
+        self.show();
+    }
+
     fn show(&mut self) {
         let begun = self.now();
         if !self.unseen || begun < self.next_picture || !self.setup.shown.is_looked_at() {
@@ -584,7 +592,7 @@ impl Keeper {
             leaked_threads: self.setup.host.leaked(),
         }));
         let now = self.now();
-        self.next_picture = now + now.saturating_sub(begun) * PICTURE_SHARE;
+        self.next_picture = now + (now.saturating_sub(begun) * PICTURE_SHARE).min(LONGEST_UNSEEN);
     }
 }
 

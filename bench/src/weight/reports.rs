@@ -1,6 +1,6 @@
 //! A report on its way from the node's columns to the steward's.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message;
 use wardkeep_node::wire;
@@ -10,6 +10,7 @@ use wardkeep_steward::{Beats, Event, Steward, WorkBeat};
 use super::growth::{PULSE_TIMEOUT, attach};
 use crate::{
     beside::{Contestant, side_by_side},
+    machine::thread_nanos,
     report::Table,
 };
 
@@ -101,7 +102,7 @@ fn busy<'a>(name: &str) -> Contestant<'a> {
 fn of<'a>(name: &str, beats: Beats, run: impl Fn(&mut Home, &Beats, &[u8]) + 'a) -> Contestant<'a> {
     let (mut home, bytes) = (Home::new(), encode(&beats));
     Contestant::new(name, move || {
-        let begin = Instant::now();
+        let begin = thread_nanos();
         (0..TIMES).for_each(|_| run(&mut home, &beats, &bytes));
         vec![per_ward(begin), bytes.len() as f64 / f64::from(WARDS)]
     })
@@ -109,7 +110,7 @@ fn of<'a>(name: &str, beats: Beats, run: impl Fn(&mut Home, &Beats, &[u8]) + 'a)
 
 fn plain<'a>(name: &str) -> Contestant<'a> {
     Contestant::new(name, || {
-        let begin = Instant::now();
+        let begin = thread_nanos();
         let mut size = 0;
         for _ in 0..TIMES {
             let beat = |slot| PlainBeat { slot, pulses: 1, ..Default::default() };
@@ -121,6 +122,6 @@ fn plain<'a>(name: &str) -> Contestant<'a> {
     })
 }
 
-fn per_ward(begin: Instant) -> f64 {
-    begin.elapsed().as_nanos() as f64 / f64::from(TIMES) / f64::from(WARDS)
+fn per_ward(begin: f64) -> f64 {
+    (thread_nanos() - begin) / f64::from(TIMES) / f64::from(WARDS)
 }

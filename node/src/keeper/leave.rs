@@ -44,6 +44,7 @@ impl Keeper {
                 self.settle().await;
             }
         }
+        self.show_last();
         // No program is left to be guarded, and no zombie for the image that may come.
         self.setup.host.guard().dismiss().await;
         self.setup.stop_server.cancel();

@@ -86,7 +86,7 @@ pub(crate) fn rest_of(
     leaked: Arc<AtomicU32>,
 ) -> Option<impl Future<Output = ()> + Send + 'static> {
     incarnation.stop();
-    incarnation.has_work().then(|| async move {
+    incarnation.has_work().then_some(async move {
         incarnation.work().close();
         if timeout(ABORT_PATIENCE, incarnation.work().wait()).await.is_err() {
             counted(leaked, async { incarnation.work().wait().await }).await;
