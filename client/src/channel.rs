@@ -310,11 +310,11 @@ impl Link {
         self.suspected.load(Relaxed)
     }
 
-    /// Whether a request that has been sent may be cancelled now; if so, it will be.
-    pub(crate) fn may_cancel(&self, now: Instant) -> bool {
+    /// Whether a request that was sent so long ago may be cancelled now; if so, it will be.
+    pub(crate) fn may_cancel(&self, now: Instant, age: Duration) -> bool {
         let at = self.wiring.since_birth(now);
         // How somebody else's channel bears cancels is their affair.
-        matches!(self.way, Way::Given(_)) || self.health().cancels.take(at)
+        matches!(self.way, Way::Given(_)) || self.health().cancels.take(at, age)
     }
 
     /// Takes from the end of a reply how busy the member is.

@@ -208,9 +208,9 @@ impl Field {
         self.ended(number, Ended::Withdrawn);
         if let Some(begun) = self.attempt(number) {
             begun.abort.abort();
-            let link = begun.link.clone();
+            let (link, age) = (begun.link.clone(), begun.at.elapsed());
             // What is withdrawn is cancelled, whatever the connection bears: its member is one of ours.
-            link.may_cancel(Instant::now());
+            link.may_cancel(Instant::now(), age);
             self.free.push_back(link);
         }
     }
@@ -368,7 +368,10 @@ impl Drop for Field {
         for begun in self.begun.iter().filter(|begun| begun.end.is_none()) {
             // What has not left yet needs no reset.
             let unsent = begun.progress.phase() == Phase::Connect;
-            if unsent || begun.link.may_cancel(now) || !losers.have_room() {
+            if unsent
+                || begun.link.may_cancel(now, now.saturating_duration_since(begun.at))
+                || !losers.have_room()
+            {
                 begun.abort.abort();
             } else {
                 going_on += 1;

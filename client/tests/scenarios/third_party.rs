@@ -1,9 +1,12 @@
 //! Servers that know nothing of wardkeep, with tonic's default limits, bear racing calls; and connections
 //! are replaced before their own limits end them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
@@ -39,9 +42,9 @@ async fn plain(servers: &mut JoinSet<()>) -> String {
 }
 
 /// So many calls, so many of them at a time: how many failed.
-async fn race(channel: &Replicated, calls: usize, at_a_time: usize) -> usize {
+async fn race(channel: &Replicated, times: usize, at_a_time: usize) -> usize {
     let failed = AtomicUsize::new(0);
-    let calls = stream::iter(0..calls).for_each_concurrent(at_a_time, |_| {
+    let calls = stream::iter(0..times).for_each_concurrent(at_a_time, |_| {
         let (mut client, failed) = (HealthClient::new(channel.clone()), &failed);
         async move {
             if let Err(status) = client.check(HealthCheckRequest::default()).await {
@@ -50,7 +53,8 @@ async fn race(channel: &Replicated, calls: usize, at_a_time: usize) -> usize {
             }
         }
     });
-    tokio::time::timeout(std::time::Duration::from_secs(120), calls).await.expect("the test hangs");
+    let patience = Duration::from_secs(120 + times as u64 / 50);
+    tokio::time::timeout(patience, calls).await.expect("the test hangs");
     failed.into_inner()
 }
 
