@@ -13,7 +13,7 @@ use futures_util::{
 };
 use http::Response;
 use tokio::time::{Instant, sleep_until};
-use tonic::body::Body;
+use tonic::{Code, body::Body};
 
 use crate::{
     Shared,
@@ -58,6 +58,8 @@ pub(crate) struct Field {
     answers: Vec<Bytes>,
     level: Level,
     once: Option<SentOnce>,
+    /// The code of the reply that was given to the caller.
+    pub(crate) delivered: Code,
     started: Instant,
 }
 
@@ -82,7 +84,7 @@ impl Field {
     ) -> Self {
         let (free, running) = (links.into(), FuturesUnordered::new());
         let (begun, answers) = (Vec::new(), Vec::new());
-        Self { shared, call, free, begun, running, answers, level, once, started }
+        Self { shared, call, free, begun, running, answers, level, once, delivered: Code::Ok, started }
     }
 
     /// The reply to deliver; `None` when all failed.
@@ -279,6 +281,9 @@ impl Field {
             _ => return None,
         };
         begun.end = Some((took, phase, Ended::Delivered(ending)));
+        if let Ending::Failed(code) = ending {
+            self.delivered = code;
+        }
         // From here on it is known which of the others were far too slow.
         let _ = self.call.won_in.set(took);
         begun.link.wins.fetch_add(1, Relaxed);
