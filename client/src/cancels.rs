@@ -11,7 +11,7 @@ use std::{collections::VecDeque, time::Duration};
 const UNSEEN: usize = 10;
 
 /// A request that is so old has been accepted by any server that is alive.
-pub(crate) const ACCEPTED: Duration = Duration::from_millis(200);
+pub(crate) const ACCEPTED: Duration = Duration::from_millis(500);
 
 /// What has been cancelled on one connection.
 #[derive(Clone, Debug)]

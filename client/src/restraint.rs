@@ -23,7 +23,7 @@ use crate::{
 ///   (`wardkeep-load`), or its answers do by taking longer than at their best. Quorums stay what they are.
 /// * Losers are cancelled at once, but no more of them than a connection bears: on a connection to a server
 ///   that is not known to be a node of ours, at most 100 in a second, and at most 10 that the server may not
-///   have seen. Beyond, a loser is left to finish for 200 ms.
+///   have seen. Beyond, a loser is left to finish for 500 ms.
 /// * A connection is replaced, between calls, before all the losers cancelled on it can use up what h2
 ///   allows them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,7 +71,7 @@ impl Restraint {
         self
     }
 
-    /// How long a loser that is not cancelled at once may go on; 200 ms unless set. After less than that a
+    /// How long a loser that is not cancelled at once may go on; 500 ms unless set. After less than that a
     /// server may not have accepted it yet, and takes its cancelling for an attack.
     #[must_use]
     pub fn loser_grace(mut self, grace: Duration) -> Self {

@@ -76,9 +76,12 @@ async fn five_thousand_racing_calls_to_servers_with_default_limits_lose_none() {
     // For a long run: WARDKEEP_RACING_CALLS=100000.
     let calls = std::env::var("WARDKEEP_RACING_CALLS").map_or(5_000, |n| n.parse().unwrap());
     assert_eq!(race(&channel, calls, 64).await, 0);
-    let (stats, calls) = (channel.stats(), calls as u64);
-    assert_eq!((stats.calls, stats.attempts, stats.cancelled), (calls, 2 * calls, calls));
-    assert_eq!(stats.connections, 2, "no connection broke: {stats:?}");
+    // On a machine so busy that a server does not run for half a second, a connection may break all the
+    // same: then the calls on it are sent again.
+    let stats = channel.stats();
+    assert_eq!((stats.calls, stats.failed_calls), (calls as u64, 0));
+    assert!(stats.attempts >= 2 * stats.calls && stats.ejected == 0, "{stats:?}");
+    eprintln!("{stats:?}");
     channel.close().await;
 }
 
