@@ -21,9 +21,9 @@ use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 use wardkeep_proto::Error;
 
 use crate::{
-    attempt,
     cancels::Cancels,
     error::{ConfigError, chain},
+    judge,
     member::Member,
     peer::Peer,
     restraint::Restraint,
@@ -319,7 +319,7 @@ impl Link {
 
     /// Takes from the end of a reply how busy the member is.
     pub(crate) fn hear_load(&self, trailers: &HeaderMap) {
-        if let Some(load) = attempt::load(trailers).filter(|_| self.peer.trusted) {
+        if let Some(load) = judge::load(trailers).filter(|_| self.peer.trusted) {
             let at = self.wiring.since_birth(Instant::now());
             self.health().track.told_load(at, load);
         }

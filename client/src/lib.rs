@@ -70,6 +70,7 @@ mod directory;
 mod error;
 mod field;
 mod gate;
+mod judge;
 mod losers;
 mod member;
 mod methods;
