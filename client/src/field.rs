@@ -371,12 +371,9 @@ impl Drop for Field {
         let losers = &self.shared.losers;
         let mut going_on = 0;
         for begun in self.begun.iter().filter(|begun| begun.end.is_none()) {
-            // What has not left yet needs no reset.
-            let unsent = begun.progress.phase() == Phase::Connect;
-            if unsent
-                || begun.link.may_cancel(now, now.saturating_duration_since(begun.at))
-                || !losers.have_room()
-            {
+            // Even one that has not left yet may do so in this moment, on another thread.
+            let age = now.saturating_duration_since(begun.at);
+            if begun.link.may_cancel(now, age) || !losers.have_room() {
                 begun.abort.abort();
             } else {
                 going_on += 1;
