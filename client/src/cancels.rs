@@ -10,6 +10,9 @@ use std::{collections::VecDeque, time::Duration};
 /// Resets that may be on their way, half of what servers bear by default.
 const UNSEEN: usize = 10;
 
+/// A request that is so old has been accepted by any server that is alive.
+pub(crate) const ACCEPTED: Duration = Duration::from_millis(500);
+
 /// What has been cancelled on one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Cancels {
@@ -46,18 +49,21 @@ impl Cancels {
         }
     }
 
-    /// Whether a request may be cancelled now; if so, it will be.
-    pub(crate) fn take(&mut self, now: Duration) -> bool {
+    /// Whether a request sent so long ago may be cancelled now; if so, it will be.
+    pub(crate) fn take(&mut self, now: Duration, age: Duration) -> bool {
         if !self.lifted {
             let passed = now.saturating_sub(self.filled_at).as_secs_f64();
             let most = f64::from(self.per_second);
             self.tokens = (self.tokens + passed * most).min(most);
             self.filled_at = now;
-            if self.unseen.len() >= UNSEEN || self.tokens < 1.0 {
+            let young = age < ACCEPTED;
+            if self.tokens < 1.0 || young && self.unseen.len() >= UNSEEN {
                 return false;
             }
             self.tokens -= 1.0;
-            self.unseen.push_back(self.started);
+            if young {
+                self.unseen.push_back(self.started);
+            }
         }
         self.total += 1;
         true
@@ -82,12 +88,13 @@ mod tests {
     fn only_so_many_resets_are_on_their_way_and_an_answer_to_a_later_request_settles_them() {
         let mut cancels = Cancels::new(100);
         let early = cancels.started();
-        assert_eq!((0..20).filter(|_| cancels.take(NOW)).count(), UNSEEN);
+        assert_eq!((0..20).filter(|_| cancels.take(NOW, Duration::ZERO)).count(), UNSEEN);
         cancels.answered(early, false);
-        assert!(!cancels.take(NOW), "a request from before the resets shows nothing");
+        assert!(!cancels.take(NOW, Duration::ZERO), "a request from before the resets shows nothing");
+        assert!(cancels.take(NOW, ACCEPTED), "what is old has been seen");
         let later = cancels.started();
         cancels.answered(later, false);
-        assert!(cancels.take(NOW));
+        assert!(cancels.take(NOW, Duration::ZERO));
     }
 
     #[test]
@@ -95,7 +102,7 @@ mod tests {
         let mut cancels = Cancels::new(5);
         let mut cancel = |at| {
             let number = cancels.started();
-            let taken = cancels.take(at);
+            let taken = cancels.take(at, Duration::ZERO);
             cancels.answered(number + 1, false);
             taken
         };
@@ -108,7 +115,7 @@ mod tests {
         let mut cancels = Cancels::new(1);
         let number = cancels.started();
         cancels.answered(number, true);
-        assert!((0..1_000).all(|_| cancels.take(NOW)));
+        assert!((0..1_000).all(|_| cancels.take(NOW, Duration::ZERO)));
         assert_eq!(cancels.total, 1_000);
     }
 
@@ -123,7 +130,7 @@ mod tests {
             for step in moves {
                 match step {
                     0 => { cancels.started(); sent.push(false); }
-                    1 if sent.iter().any(|reset| !reset) && cancels.take(NOW) => {
+                    1 if sent.iter().any(|reset| !reset) && cancels.take(NOW, Duration::ZERO) => {
                         let i = sent.iter().rposition(|reset| !reset).unwrap();
                         sent[i] = true;
                     }

@@ -21,9 +21,9 @@ use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
 use wardkeep_proto::Error;
 
 use crate::{
-    attempt,
     cancels::Cancels,
     error::{ConfigError, chain},
+    judge,
     member::Member,
     peer::Peer,
     restraint::Restraint,
@@ -310,16 +310,16 @@ impl Link {
         self.suspected.load(Relaxed)
     }
 
-    /// Whether a request that has been sent may be cancelled now; if so, it will be.
-    pub(crate) fn may_cancel(&self, now: Instant) -> bool {
+    /// Whether a request that was sent so long ago may be cancelled now; if so, it will be.
+    pub(crate) fn may_cancel(&self, now: Instant, age: Duration) -> bool {
         let at = self.wiring.since_birth(now);
         // How somebody else's channel bears cancels is their affair.
-        matches!(self.way, Way::Given(_)) || self.health().cancels.take(at)
+        matches!(self.way, Way::Given(_)) || self.health().cancels.take(at, age)
     }
 
     /// Takes from the end of a reply how busy the member is.
     pub(crate) fn hear_load(&self, trailers: &HeaderMap) {
-        if let Some(load) = attempt::load(trailers).filter(|_| self.peer.trusted) {
+        if let Some(load) = judge::load(trailers).filter(|_| self.peer.trusted) {
             let at = self.wiring.since_birth(Instant::now());
             self.health().track.told_load(at, load);
         }

@@ -31,6 +31,10 @@ pub(crate) struct Rules {
     pub(crate) tied: Option<Duration>,
     /// A failure that is not fatal starts the next copy at once.
     pub(crate) eager: bool,
+    /// Codes mean what they mean to us, not what a service config makes of them: a deliberate answer about
+    /// state stands unless another attempt says otherwise, and "too busy" is answered with another copy only
+    /// if that is in the budget.
+    pub(crate) ours: bool,
     /// So many answers must be equal.
     pub(crate) equal: usize,
     /// Codes that end the race.
@@ -47,6 +51,7 @@ impl Rules {
             delay: None,
             tied: None,
             eager: false,
+            ours: true,
             equal: 1,
             fatal,
         }
@@ -130,6 +135,8 @@ pub(crate) struct Race {
     next: Option<Duration>,
     /// A server wants no further copies.
     hushed: bool,
+    /// A server said that it is too busy.
+    busy: bool,
     repeats: u32,
 }
 
@@ -146,6 +153,7 @@ impl Race {
             ended: Vec::new(),
             next: None,
             hushed: false,
+            busy: false,
             repeats: 0,
         }
     }
@@ -174,7 +182,7 @@ impl Race {
 
     /// Whether the copy that is due only replaces what has ended, so that it is no extra load.
     pub(crate) fn is_replacement(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && !self.busy
     }
 
     /// The attempts that run now.
@@ -249,6 +257,13 @@ impl Race {
             Outcome::Refused { pushback: Some(Pushback::After(pause)), .. } => {
                 self.next = self.rules.delay.map(|_| now + pause);
             }
+            Outcome::Refused { code: Code::ResourceExhausted, .. } if self.rules.ours => {
+                self.busy = true;
+                if self.running.is_empty() {
+                    self.next = self.rules.delay.map(|_| now);
+                }
+            }
+            Outcome::Refused { code, .. } if self.stands(code) => return self.conclude(),
             _ => {}
         }
         if self.may_replace(outcome, throttled) && self.start(1) == 1 {
@@ -301,10 +316,18 @@ impl Race {
             Outcome::Broken { unprocessed } => repeatable || unprocessed,
             Outcome::Cut => repeatable,
             Outcome::Refused { pushback: Some(_), .. } => false,
-            // "Too busy" is not answered with more load.
-            Outcome::Refused { code: Code::ResourceExhausted, .. } => false,
+            Outcome::Refused { code: Code::ResourceExhausted, .. } if self.rules.ours => false,
+            Outcome::Refused { code, .. } if self.rules.ours && UNANIMOUS.contains(code) => false,
             Outcome::Refused { code, .. } => repeatable && (self.rules.eager || code == Code::Unavailable),
         }
+    }
+
+    /// Whether this deliberate answer is the only thing that anybody asked has said.
+    fn stands(&self, code: Code) -> bool {
+        let alone = self.running.is_empty() && self.rules.equal == 1 && self.rules.ours;
+        let same =
+            |(_, o): &(u32, Outcome)| matches!(o, Outcome::Refused { code: other, .. } if *other == code);
+        alone && UNANIMOUS.contains(code) && self.ended.iter().all(same)
     }
 
     /// After one has begun, copies follow at a slower pace.

@@ -13,7 +13,7 @@ use futures_util::{
 };
 use http::Response;
 use tokio::time::{Instant, sleep_until};
-use tonic::body::Body;
+use tonic::{Code, body::Body};
 
 use crate::{
     Shared,
@@ -58,6 +58,8 @@ pub(crate) struct Field {
     answers: Vec<Bytes>,
     level: Level,
     once: Option<SentOnce>,
+    /// The code of the reply that was given to the caller.
+    pub(crate) delivered: Code,
     started: Instant,
 }
 
@@ -82,7 +84,7 @@ impl Field {
     ) -> Self {
         let (free, running) = (links.into(), FuturesUnordered::new());
         let (begun, answers) = (Vec::new(), Vec::new());
-        Self { shared, call, free, begun, running, answers, level, once, started }
+        Self { shared, call, free, begun, running, answers, level, once, delivered: Code::Ok, started }
     }
 
     /// The reply to deliver; `None` when all failed.
@@ -208,9 +210,9 @@ impl Field {
         self.ended(number, Ended::Withdrawn);
         if let Some(begun) = self.attempt(number) {
             begun.abort.abort();
-            let link = begun.link.clone();
+            let (link, age) = (begun.link.clone(), begun.at.elapsed());
             // What is withdrawn is cancelled, whatever the connection bears: its member is one of ours.
-            link.may_cancel(Instant::now());
+            link.may_cancel(Instant::now(), age);
             self.free.push_back(link);
         }
     }
@@ -279,6 +281,9 @@ impl Field {
             _ => return None,
         };
         begun.end = Some((took, phase, Ended::Delivered(ending)));
+        if let Ending::Failed(code) = ending {
+            self.delivered = code;
+        }
         // From here on it is known which of the others were far too slow.
         let _ = self.call.won_in.set(took);
         begun.link.wins.fetch_add(1, Relaxed);
@@ -366,9 +371,9 @@ impl Drop for Field {
         let losers = &self.shared.losers;
         let mut going_on = 0;
         for begun in self.begun.iter().filter(|begun| begun.end.is_none()) {
-            // What has not left yet needs no reset.
-            let unsent = begun.progress.phase() == Phase::Connect;
-            if unsent || begun.link.may_cancel(now) || !losers.have_room() {
+            // Even one that has not left yet may do so in this moment, on another thread.
+            let age = now.saturating_duration_since(begun.at);
+            if begun.link.may_cancel(now, age) || !losers.have_room() {
                 begun.abort.abort();
             } else {
                 going_on += 1;

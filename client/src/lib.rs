@@ -1,7 +1,8 @@
 //! Replicated gRPC requests: a channel under any tonic-generated client.
 //!
-//! A call goes to several members at once. The first *success*, read to its trailers, wins; the
-//! others are cancelled, and their handlers see it. A fast error never beats a slower good answer.
+//! A call goes to several members: at once, or to the next when the one before is late. The first
+//! *success*, read to its trailers, wins; the others are cancelled, and their handlers see it. A fast error
+//! never beats a slower good answer.
 //!
 //! ```no_run
 //! use wardkeep_client::{Member, Policy, Replicated, ResponseExt as _};
@@ -34,13 +35,23 @@
 //!   members agree on, if it speaks of state (`NOT_FOUND` and the like), and the error of a call
 //!   that was sent once, as the member gave it. Otherwise a call fails with one error of the domain
 //!   `wardkeep.client` that lists every attempt and has the most telling of their codes.
-//! * **Who is asked.** Members that are ready and offer the service; the reachable first, then
-//!   those with the fewest calls in flight, taking turns. A member that could not be reached, or
-//!   that says `UNAVAILABLE`, is replaced by one that was not asked yet.
+//! * **How many are asked, and when**, says the [`Policy`], per method, in code or as a
+//!   [service config](ReplicatedBuilder::service_config) of gRFC A6.
+//! * **Who is asked.** Members that are ready and offer the service. Of two of them the one that is expected
+//!   to answer sooner, given how long it took lately, what it has in flight and how busy it says it is. A
+//!   cancelled attempt counts as "at least this long", an error as very long. Who fails three times in a row,
+//!   or cannot be reached, is on probation and then probed by one call at a time; who comes back starts
+//!   slowly. Copies go to [unlike](Diversity) members of the same version. A member that could not be
+//!   reached, or that says `UNAVAILABLE`, is replaced by one that was not asked yet.
+//! * **How far it goes** says [`Restraint`]: replication costs little, and less the busier the members are.
 //! * **Time.** Each call has a deadline by its own timer: its `grpc-timeout`, what is left to the
 //!   request being served, or the default. Each attempt tells its member what is left.
-//! * **Cancelling.** All attempts run inside the caller's future. Dropping it drops them all;
-//!   connections are [set up](endpoint()) to survive any number of cancelled calls.
+//! * **Cancelling.** All attempts run inside the caller's future. Dropping it cancels them all;
+//!   connections are [set up](endpoint()) to survive any number of cancelled calls. Where the server is a
+//!   stranger that might not, losers beyond what it bears are left to finish for a moment.
+//! * **What a reply tells.** [`winner()`](ResponseExt::winner), and every attempt
+//!   ([`attempts()`](ResponseExt::attempts)); an [`Observe`]r is told of every call, and each attempt is a
+//!   span with the names of OpenTelemetry's conventions for RPC.
 //!
 //! Errors reach callers as `tonic::Status` with their details;
 //! `wardkeep_proto::Error::from_status` reads them. [`WellFormed`] does the same for a channel of one's own.
@@ -59,6 +70,7 @@ mod directory;
 mod error;
 mod field;
 mod gate;
+mod judge;
 mod losers;
 mod member;
 mod methods;

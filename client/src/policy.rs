@@ -17,7 +17,8 @@ pub enum Policy {
     /// `UNAVAILABLE` is replaced by a member not yet asked. 0 counts as 1.
     All(u32),
     /// One member; the next one each time the delay has passed without a good answer, and at once when
-    /// one fails in a way that another need not. gRFC A6's hedging.
+    /// one fails in a way that another need not: not if it gives a deliberate answer (`NOT_FOUND` and its
+    /// like), and if it is too busy only within the budget. gRFC A6's hedging.
     Hedged {
         /// Between one copy and the next.
         delay: HedgeDelay,

@@ -13,7 +13,7 @@ use std::{
 
 use http::{Request, Response};
 use tokio::{sync::Notify, time::Instant};
-use tonic::{Code, Status, body::Body};
+use tonic::{Status, body::Body};
 use uuid::Uuid;
 use wardkeep_proto::context::{self, GRPC_TIMEOUT, REQUEST_ID, RequestContext};
 
@@ -147,7 +147,7 @@ async fn run(
     };
     if let Some(observer) = &shared.observer {
         let code = match &result {
-            Ok(reply) => Status::from_header_map(reply.headers()).map_or(Code::Ok, |status| status.code()),
+            Ok(_) => field.delivered,
             Err(error) => error.status_code(),
         };
         let attempts = field.story();
@@ -178,7 +178,7 @@ fn rules(shared: &Shared, plan: &Plan, level: Level, timings: &Timings, now: Ins
         return (once, usize::MAX);
     }
     let (first, most) = plan.policy.width();
-    let repeatable = Rules { repeatable: true, first, most, ..once };
+    let repeatable = Rules { repeatable: true, first, most, ours: plan.fatal.is_none(), ..once };
     let delay = |delay| match delay {
         HedgeDelay::Percentile(p) => timings.percentile(now, p).unwrap_or(HedgeDelay::COLD),
         // Under load a delay below the median would hedge every other call.

@@ -20,9 +20,9 @@ use wardkeep_proto::{
 };
 
 use crate::{
-    attempt::{self, BAD_FLAG, NOT_ONE},
     channel::{BoxError, InFlight},
     error::{AttemptError, CallError, arose_here},
+    judge::{self, BAD_FLAG, NOT_ONE},
     peer::{self, Peer},
 };
 
@@ -174,7 +174,7 @@ impl Passing {
         if let Some(in_flight) = &self.in_flight {
             in_flight.link().hear_load(trailers);
         }
-        let end = || attempt::end(&self.peer, trailers, &self.seen);
+        let end = || judge::end(&self.peer, trailers, &self.seen);
         let error = match sync_scope(self.context.clone(), end) {
             Ok(Some(failure)) => {
                 if arose_here(&failure) {
@@ -249,7 +249,7 @@ impl http_body::Body for Passing {
                 let cause = this.peer.cause(&cause);
                 Some(Err(this.broken(cause)))
             }
-            None => match attempt::unended(&this.peer, rest) {
+            None => match judge::unended(&this.peer, rest) {
                 AttemptError::Transport { cause, .. } => Some(Err(this.broken(cause))),
                 malformed => Some(Err(this.failed(malformed))),
             },

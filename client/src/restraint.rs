@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     budget::{HedgeBudget, Throttle},
+    cancels::ACCEPTED,
     gate::Level,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 ///   (`wardkeep-load`), or its answers do by taking longer than at their best. Quorums stay what they are.
 /// * Losers are cancelled at once, but no more of them than a connection bears: on a connection to a server
 ///   that is not known to be a node of ours, at most 100 in a second, and at most 10 that the server may not
-///   have seen. Beyond, a loser is left to finish for a second.
+///   have seen. Beyond, a loser is left to finish for 500 ms.
 /// * A connection is replaced, between calls, before all the losers cancelled on it can use up what h2
 ///   allows them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,7 +43,7 @@ impl Default for Restraint {
             hedge_burst: 10,
             step_down: true,
             cancels_per_second: 100,
-            loser_grace: Duration::from_secs(1),
+            loser_grace: ACCEPTED,
             renew_after: 2_000_000,
         }
     }
@@ -70,7 +71,8 @@ impl Restraint {
         self
     }
 
-    /// How long a loser that is not cancelled at once may go on.
+    /// How long a loser that is not cancelled at once may go on; 500 ms unless set. After less than that a
+    /// server may not have accepted it yet, and takes its cancelling for an attack.
     #[must_use]
     pub fn loser_grace(mut self, grace: Duration) -> Self {
         self.loser_grace = grace;

@@ -20,6 +20,7 @@ use crate::{
     attempt,
     channel::{BoxError, BoxFuture},
     error::{AttemptError, CallError, arose_here, find},
+    judge,
     peer::Peer,
     race,
     reply::{Framing, Passing, body},
@@ -162,7 +163,7 @@ impl Call {
         let (mut head, body) = reply.into_parts();
         if head.headers.contains_key("grpc-status") {
             match self.peer.failure(&mut head.headers) {
-                Some(failure) if attempt::is_timeout(&failure) => {
+                Some(failure) if judge::is_timeout(&failure) => {
                     let uri = self.peer.uri.clone();
                     return Err(told(AttemptError::TimedOut { uri }.into(), self.quiet));
                 }

@@ -81,12 +81,36 @@ fn a_lost_attempt_is_replaced_while_members_are_left() {
 }
 
 #[test]
-fn too_busy_is_not_answered_with_more_load() {
-    for rules in [all(2), hedged(3)] {
-        let mut race = race(rules, 3);
+fn too_busy_is_not_answered_with_more_load_that_is_not_in_the_budget() {
+    let mut full = race(all(2), 3);
+    full.begin();
+    assert_eq!(ended(&mut full, 1, refused(Code::ResourceExhausted)), Wait);
+    for (allowed, decision) in [(true, Start(1)), (false, Deliver(1))] {
+        let mut race = race(hedged(3), 3);
         race.begin();
         assert_eq!(ended(&mut race, 1, refused(Code::ResourceExhausted)), Wait);
+        assert_eq!((race.is_replacement(), race.wake_at()), (false, Some(STEP)));
+        assert_eq!(race.step(STEP, Input::Due { allowed }), decision);
     }
+    // A service config that calls it no failure of the call has its way.
+    let mut theirs = race(Rules { ours: false, ..hedged(3) }, 3);
+    theirs.begin();
+    assert_eq!(ended(&mut theirs, 1, refused(Code::ResourceExhausted)), Start(1));
+}
+
+#[test]
+fn a_deliberate_answer_stands_unless_another_says_otherwise() {
+    let mut alone = race(hedged(3), 3);
+    alone.begin();
+    assert_eq!(ended(&mut alone, 1, refused(Code::NotFound)), Deliver(1));
+    let mut two = race(hedged(3), 3);
+    two.begin();
+    due(&mut two, 1);
+    assert_eq!(ended(&mut two, 1, refused(Code::NotFound)), Wait);
+    assert_eq!(ended(&mut two, 2, GOOD), Deliver(2));
+    let mut theirs = race(Rules { ours: false, ..hedged(3) }, 3);
+    theirs.begin();
+    assert_eq!(ended(&mut theirs, 1, refused(Code::NotFound)), Start(1));
 }
 
 #[test]
@@ -281,7 +305,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
     shapes.prop_flat_map(|(first, most, repeatable, eager, equal)| {
         prop_oneof![
             Just(Rules { first, repeatable, equal: equal.min(first), ..Rules::once(FATAL) }),
-            Just(Rules { most, eager, ..hedged(most) }),
+            Just(Rules { most, eager, ours: repeatable, ..hedged(most) }),
             Just(Rules { most, eager, ..tied(most) }),
         ]
     })

@@ -168,6 +168,14 @@ async fn a_timeout_in_the_config_is_the_calls_deadline() {
 }
 
 #[test]
+fn the_config_in_the_documentation_is_one() {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/replication.md")).unwrap();
+    let json = text.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    Stage::new().with(|b| b.service_config(json)).builder.build().unwrap();
+}
+
+#[test]
 fn a_config_that_is_wrong_is_refused_when_the_channel_is_built() {
     let built = config(1, "").builder.build();
     let what = built.unwrap_err().what().to_owned();

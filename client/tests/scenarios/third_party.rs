@@ -1,9 +1,12 @@
 //! Servers that know nothing of wardkeep, with tonic's default limits, bear racing calls; and connections
 //! are replaced before their own limits end them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
@@ -39,9 +42,9 @@ async fn plain(servers: &mut JoinSet<()>) -> String {
 }
 
 /// So many calls, so many of them at a time: how many failed.
-async fn race(channel: &Replicated, calls: usize, at_a_time: usize) -> usize {
+async fn race(channel: &Replicated, times: usize, at_a_time: usize) -> usize {
     let failed = AtomicUsize::new(0);
-    let calls = stream::iter(0..calls).for_each_concurrent(at_a_time, |_| {
+    let calls = stream::iter(0..times).for_each_concurrent(at_a_time, |_| {
         let (mut client, failed) = (HealthClient::new(channel.clone()), &failed);
         async move {
             if let Err(status) = client.check(HealthCheckRequest::default()).await {
@@ -50,7 +53,8 @@ async fn race(channel: &Replicated, calls: usize, at_a_time: usize) -> usize {
             }
         }
     });
-    tokio::time::timeout(std::time::Duration::from_secs(120), calls).await.expect("the test hangs");
+    let patience = Duration::from_secs(120 + times as u64 / 50);
+    tokio::time::timeout(patience, calls).await.expect("the test hangs");
     failed.into_inner()
 }
 
@@ -72,9 +76,12 @@ async fn five_thousand_racing_calls_to_servers_with_default_limits_lose_none() {
     // For a long run: WARDKEEP_RACING_CALLS=100000.
     let calls = std::env::var("WARDKEEP_RACING_CALLS").map_or(5_000, |n| n.parse().unwrap());
     assert_eq!(race(&channel, calls, 64).await, 0);
-    let (stats, calls) = (channel.stats(), calls as u64);
-    assert_eq!((stats.calls, stats.attempts, stats.cancelled), (calls, 2 * calls, calls));
-    assert_eq!(stats.connections, 2, "no connection broke: {stats:?}");
+    // On a machine so busy that a server does not run for half a second, a connection may break all the
+    // same: then the calls on it are sent again.
+    let stats = channel.stats();
+    assert_eq!((stats.calls, stats.failed_calls), (calls as u64, 0));
+    assert!(stats.attempts >= 2 * stats.calls && stats.ejected == 0, "{stats:?}");
+    eprintln!("{stats:?}");
     channel.close().await;
 }
 
