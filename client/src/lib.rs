@@ -34,8 +34,9 @@
 //!   members agree on, if it speaks of state (`NOT_FOUND` and the like), and the error of a call
 //!   that was sent once, as the member gave it. Otherwise a call fails with one error of the domain
 //!   `wardkeep.client` that lists every attempt and has the most telling of their codes.
-//! * **Who is asked.** Members that are ready and offer the service; the reachable first, then
-//!   those with the fewest calls in flight, taking turns. A member that could not be reached, or
+//! * **Who is asked.** Members that are ready and offer the service (if none is ready, all that offer
+//!   it: what the directory says may be old, and a member that must not be asked refuses at once); the
+//!   reachable first, then those with the fewest calls in flight, taking turns. A member that could not be reached, or
 //!   that says `UNAVAILABLE`, is replaced by one that was not asked yet.
 //! * **Time.** Each call has a deadline by its own timer: its `grpc-timeout`, what is left to the
 //!   request being served, or the default. Each attempt tells its member what is left.

@@ -72,6 +72,9 @@ impl Members {
 
     /// The members that may be asked for a method, in the order to ask them: reachable ones
     /// first, then those with the fewest calls in flight, taking turns among equals.
+    ///
+    /// Those that are said not to be ready are asked only if none is. What is said of them is old then, or the
+    /// one who says it has lost sight of them all: they know better themselves, and refuse at once if it is so.
     pub(crate) fn order(&self, method: &str, now: Instant) -> Result<Vec<Arc<Link>>, CallError> {
         let view = self.view.load();
         if view.peers.is_empty() {
@@ -80,12 +83,12 @@ impl Members {
         let service = method.trim_start_matches('/').split('/').next().unwrap_or_default();
         // Services that nobody is known to offer (health, reflection) are everyone's.
         let someone_offers = view.peers.iter().any(|p| p.member.answers(service).is_some());
-        let eligible =
+        let offers = |p: &&Peer| !someone_offers || p.member.answers(service).is_some();
+        let ready =
             |p: &&Peer| p.member.ready && (!someone_offers || p.member.answers(service) == Some(true));
-        let mut links: Vec<_> = view.peers.iter().filter(eligible).map(|p| p.link.clone()).collect();
+        let mut links: Vec<_> = view.peers.iter().filter(ready).map(|p| p.link.clone()).collect();
         if links.is_empty() {
-            let known = view.peers.len();
-            return Err(CallError::NoneReady { method: method.to_owned(), known });
+            links.extend(view.peers.iter().filter(offers).map(|p| p.link.clone()));
         }
         let turn = self.turn.fetch_add(1, Relaxed) % links.len();
         links.rotate_left(turn);
@@ -141,9 +144,17 @@ mod tests {
         assert_eq!(names(&all), ["offers"]);
         let health = all.order("/grpc.health.v1.Health/Check", Instant::now()).unwrap();
         assert_eq!(health.len(), 3);
-        let none = members([member("draining").with_ready(false)]);
-        let refused = none.order("/a.B/C", Instant::now()).err();
-        assert!(matches!(refused, Some(CallError::NoneReady { known: 1, .. })));
+    }
+
+    #[test]
+    fn if_none_is_ready_those_that_offer_the_service_are_asked_all_the_same() {
+        let offer = |ready| Offer { service: "a.B".into(), ward: "w".into(), incarnation: 1, ready };
+        let mut unseen = member("unseen").with_ready(false);
+        unseen.offers.push(offer(false));
+        let mut restarting = member("restarting");
+        restarting.offers.push(offer(false));
+        assert_eq!(names(&members([unseen, restarting, member("other")])), ["unseen", "restarting"]);
+        assert_eq!(names(&members([member("draining").with_ready(false)])), ["draining"]);
     }
 
     #[test]
