@@ -29,6 +29,7 @@ mod reexec;
 mod scribe;
 pub mod server;
 mod session;
+mod sizes;
 pub mod story;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
