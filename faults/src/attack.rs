@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn silent(server: SocketAddr, connections: usize) -> Vec<TcpStream> {
     let mut open = Vec::new();
     for _ in 0..connections {
-        match timeout(Duration::from_secs(1), TcpStream::connect(server)).await {
+        match timeout(Duration::from_secs(10), TcpStream::connect(server)).await {
             Ok(Ok(stream)) => open.push(stream),
             _ => break,
         }
@@ -41,7 +41,9 @@ pub async fn closed(connections: Vec<TcpStream>, patience: Duration) -> usize {
     for mut stream in connections {
         ends.spawn(async move {
             let mut sink = [0; 512];
-            timeout(patience, async { while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {} }).await.is_ok()
+            timeout(patience, async { while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {} })
+                .await
+                .is_ok()
         });
     }
     let mut closed = 0;
@@ -132,7 +134,7 @@ pub async fn rapid_reset(server: SocketAddr, path: &str, requests: usize) -> io:
             let (_, mut body) = sender.send_request(request(server, path), false)?;
             body.send_reset(Reason::CANCEL);
             sent += 1;
-            if sent % 16 == 0 {
+            if sent % 256 == 0 {
                 tokio::task::yield_now().await;
             }
         }
@@ -226,7 +228,8 @@ async fn flood(server: SocketAddr, frames: usize, frame: impl Fn(usize) -> Vec<u
 pub async fn garbage(server: SocketAddr, path: &str, seed: u64) -> io::Result<usize> {
     let mut dice = fastrand::Rng::with_seed(seed);
     let mut noise = |length: usize| (0..length).map(|_| dice.u8(..)).collect::<Vec<u8>>();
-    let message = |flag: u8, length: u32, bytes: Vec<u8>| [&[flag][..], &length.to_be_bytes(), &bytes].concat();
+    let message =
+        |flag: u8, length: u32, bytes: Vec<u8>| [&[flag][..], &length.to_be_bytes(), &bytes].concat();
     let messages = [
         // Not protobuf.
         message(0, 64, vec![0xff; 64]),
@@ -245,7 +248,8 @@ pub async fn garbage(server: SocketAddr, path: &str, seed: u64) -> io::Result<us
     ];
     let mut taken = 0;
     for body in messages {
-        let status = timeout(PATIENCE, post(server, path, body)).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let status =
+            timeout(PATIENCE, post(server, path, body)).await.map_err(|_| io::ErrorKind::TimedOut)?;
         taken += usize::from(!matches!(status, Ok(code) if code != "0"));
     }
     for bytes in [noise(64), noise(64 << 10), [PREFACE, &noise(4 << 10)].concat()] {

@@ -24,6 +24,7 @@ use crate::{
     pb::{Question, Trouble, answer_client::AnswerClient},
     process::{self, MARK, PARENT},
     proxy::Proxy,
+    world::SmallDisk,
 };
 
 /// For the cluster to be well. What takes longer counts as never.
@@ -81,6 +82,8 @@ pub type Picture = BTreeMap<String, Facts>;
 /// A running cluster. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Cluster {
+    // Before the directory it is mounted in: fields end in this order.
+    disk: Option<SmallDisk>,
     dir: tempfile::TempDir,
     run: String,
     program: PathBuf,
@@ -115,24 +118,50 @@ impl Cluster {
         let mut ports = Ports::default();
         let address = ports.free()?;
         let mut nodes = Vec::new();
+        let mut dice = fastrand::Rng::with_seed(seed);
         for path in Path::ALL {
             let at = ports.free()?;
             let (mut clients, mut supervisor) = (None, None);
             if options.proxies {
-                clients = Some(Proxy::start("127.0.0.1:0", at, seed).await.trying("a proxy")?);
-                supervisor = Some(Proxy::start("127.0.0.1:0", address, seed).await.trying("a proxy")?);
+                // Each has dice of its own: with the same ones all connections would meet their fate at once.
+                let mut proxy =
+                    async |to| Proxy::start("127.0.0.1:0", to, dice.u64(..)).await.trying("a proxy");
+                clients = Some(proxy(at).await?);
+                supervisor = Some(proxy(address).await?);
             }
             nodes.push(Place { path, address: at, clients, supervisor });
         }
         let endpoint = wardkeep_client::endpoint(&format!("http://{address}")).trying("its address")?;
         let channel = endpoint.connect_lazy();
         let program = program.to_owned();
-        Ok(Self { dir, run, program, options, supervisor: None, address, nodes, channel })
+        Ok(Self { disk: None, dir, run, program, options, supervisor: None, address, nodes, channel })
     }
 
     /// Where the supervisor keeps its data.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// Moves the supervisor's data to a disk of so many bytes. It must not run.
+    ///
+    /// # Errors
+    /// It cannot be mounted, or the data does not fit.
+    pub fn move_to_small_disk(&mut self, bytes: u64) -> Outcome<()> {
+        let (data, aside) = (self.data_dir(), self.beside("aside"));
+        fs::rename(&data, &aside).trying("the data directory")?;
+        self.disk = Some(SmallDisk::mount(&data, bytes)?);
+        for entry in fs::read_dir(&aside).trying("the data directory")?.flatten() {
+            fs::copy(entry.path(), data.join(entry.file_name())).trying("the data directory")?;
+        }
+        Ok(())
+    }
+
+    /// Leaves no room on the small disk, until the file is removed.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be written at all.
+    pub fn fill_disk(&self) -> Outcome<PathBuf> {
+        self.disk.as_ref().ok_or_else(|| Stuck("there is no small disk".to_owned()))?.fill()
     }
 
     /// Where the supervisor listens, as a URI.

@@ -139,13 +139,7 @@ impl Load {
     }
 }
 
-async fn fire(
-    channel: Replicated,
-    pace: Pace,
-    seed: u64,
-    tally: Arc<Mutex<Tally>>,
-    stop: CancellationToken,
-) {
+async fn fire(channel: Replicated, pace: Pace, seed: u64, tally: Arc<Mutex<Tally>>, stop: CancellationToken) {
     let mut dice = fastrand::Rng::with_seed(seed);
     let mut calls = JoinSet::new();
     let room = Arc::new(Semaphore::new(pace.in_flight));
@@ -200,7 +194,12 @@ async fn call(mut client: AnswerClient<Replicated>, question: Question, deadline
         Err(_) => Came::Nothing,
         Ok(Err(status)) => {
             let error = Error::from_status(&status);
-            Came::Failed(format!("{:?} {} after {} ms", error.code(), error.what(), begun.elapsed().as_millis()))
+            Came::Failed(format!(
+                "{:?} {} after {} ms",
+                error.code(),
+                error.what(),
+                begun.elapsed().as_millis()
+            ))
         }
         Ok(Ok(reply)) => {
             let winner = reply.winner().map(|winner| winner.node.clone());

@@ -46,7 +46,7 @@ struct Suite {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Where the rows are written
-    #[arg(long, value_name = "FILE", default_value = "faults/report.json")]
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/report.json"))]
     report: PathBuf,
 }
 
@@ -131,7 +131,7 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(async {
         match cli.command {
             None => run_suite(cli.suite, powers).await,
-            Some(Command::Soak(args)) => soak(args, powers).await,
+            Some(Command::Soak(args)) => soak(args).await,
             Some(Command::Proxy(args)) => proxy(*args).await,
             Some(Command::Node(args)) => run_node(args).await,
             Some(Command::Wardkeep { args }) => wardkeep(args).await,
@@ -218,9 +218,20 @@ fn write_report(path: &Path, rows: &[Row]) -> Outcome<()> {
     std::fs::write(path, text + "\n").trying(path.display())
 }
 
-async fn soak(args: SoakArgs, powers: Powers) -> Outcome<ExitCode> {
-    let _ = (args.minutes, args.seed, powers);
-    Ok(ExitCode::SUCCESS)
+async fn soak(args: SoakArgs) -> Outcome<ExitCode> {
+    let program = std::env::current_exe().trying("this program")?;
+    let time = Duration::from_secs(args.minutes * 60);
+    let soaked = tokio::select! {
+        soaked = suite::soak::run(&program, time, args.seed, say) => soaked?,
+        () = shutdown_signal() => return Ok(ExitCode::from(130)),
+    };
+    say("");
+    for line in soaked.lines.iter().chain(&soaked.broken) {
+        say(line);
+    }
+    let flat = soaked.broken.is_empty();
+    say(if flat { "flat at the end: ok" } else { "BROKEN" });
+    Ok(if flat { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn proxy(args: ProxyArgs) -> Outcome<ExitCode> {

@@ -10,6 +10,7 @@ use std::{
 
 use clap::Args;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use wardkeep_node::{Node, OnPanic, Program, Ward, WardContext, shutdown_signal};
@@ -99,10 +100,14 @@ pub async fn run(args: NodeArgs) -> Result<(), Error> {
     let for_ticks = flaps.clone();
     let on_panic = if args.restart_on_panic { OnPanic::Restart } else { OnPanic::Contain };
     let answer = Ward::service("answer", move |_| {
-        AnswerServer::new(Answering { answers: answers.clone(), flaps: flaps.clone(), blocked: TaskTracker::new() })
+        AnswerServer::new(Answering {
+            answers: answers.clone(),
+            flaps: flaps.clone(),
+            blocked: TaskTracker::new(),
+        })
     });
     let name = args.name.unwrap_or_else(|| args.path.to_string());
-    let mut builder = Node::builder(name)
+    let mut builder = Node::builder(name.clone())
         .label("data_path", args.path.name())
         .machine(format!("machine-{}", args.path))
         .zone(format!("zone-{}", args.path))
@@ -111,6 +116,7 @@ pub async fn run(args: NodeArgs) -> Result<(), Error> {
         .ward(answer.stall_timeout(Duration::from_secs(1)).on_panic(on_panic))
         .ward(
             Ward::task("tick", move |context| tick(context, for_ticks.clone()))
+                .group(format!("{name}-tick"))
                 .pulse_timeout(Duration::from_secs(5)),
         )
         .ward(Ward::process("program", Program::new("sleep").arg("1000000")).grace(Duration::from_secs(1)));
@@ -160,6 +166,15 @@ async fn tick(context: WardContext, flaps: Arc<AtomicU32>) -> Result<(), Error> 
     Ok(())
 }
 
+/// The service `Answer` alone, for a node of one's own.
+pub fn answering() -> AnswerServer<impl Answer> {
+    AnswerServer::new(Answering {
+        answers: Arc::new(Answers::new(Path::Formula)),
+        flaps: Arc::default(),
+        blocked: TaskTracker::new(),
+    })
+}
+
 struct Answering {
     answers: Arc<Answers>,
     flaps: Arc<AtomicU32>,
@@ -188,8 +203,12 @@ impl Answering {
             Kind::BlockThread => std::thread::sleep(time),
             Kind::BlockRuntime => {
                 let workers = tokio::runtime::Handle::current().metrics().num_workers();
+                let until = Instant::now() + time;
+                // More than there are threads: one that is taken from its queue late blocks no longer for it.
                 for _ in 0..workers * 4 {
-                    self.blocked.spawn(async move { std::thread::sleep(time) });
+                    self.blocked.spawn(async move {
+                        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                    });
                 }
             }
             Kind::Abort => std::process::abort(),

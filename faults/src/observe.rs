@@ -69,9 +69,8 @@ impl Observer {
 
     /// Waits for this verdict on a node.
     pub async fn judges_node(&self, node: &str, verdict: Verdict, since: Instant) -> Option<Duration> {
-        let is = |e: &v1::Event| {
-            e.kind() == EventKind::NodeVerdict && e.node == node && e.verdict() == verdict
-        };
+        let is =
+            |e: &v1::Event| e.kind() == EventKind::NodeVerdict && e.node == node && e.verdict() == verdict;
         self.hears(since, Duration::from_secs(30), is).await
     }
 
@@ -92,11 +91,7 @@ impl Observer {
     }
 }
 
-async fn follow(
-    mut operator: OperatorClient<Channel>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    tell: watch::Sender<()>,
-) {
+async fn follow(mut operator: OperatorClient<Channel>, seen: Arc<Mutex<Vec<Seen>>>, tell: watch::Sender<()>) {
     let mut after_sequence = 0;
     loop {
         let request = v1::WatchEventsRequest { follow: true, after_sequence, ..Default::default() };

@@ -51,12 +51,16 @@ pub fn kill_marked(run: &str) {
     }
 }
 
-/// Ends this process when the suite's has ended, however it did.
+/// Ends this process when the suite's has ended, however it did, and with it those of its cluster: one that
+/// is frozen cannot see to it itself.
 pub fn end_with_the_suite() {
     let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse::<u32>().ok()) else { return };
     std::thread::spawn(move || {
         while fs::exists(format!("/proc/{parent}")).unwrap_or(false) {
             std::thread::sleep(LOOK);
+        }
+        if let Ok(run) = std::env::var(MARK) {
+            kill_marked(&run);
         }
         std::process::exit(1);
     });

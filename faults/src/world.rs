@@ -44,9 +44,8 @@ pub fn apart() -> Powers {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
     };
     powers.mount = private().is_ok();
-    let loopback = || {
-        unshare(CloneFlags::CLONE_NEWNET).is_ok() && run("ip", &["link", "set", "lo", "up"]).is_ok()
-    };
+    let loopback =
+        || unshare(CloneFlags::CLONE_NEWNET).is_ok() && run("ip", &["link", "set", "lo", "up"]).is_ok();
     // Looked for first: a network of our own without its loopback up would be none at all.
     powers.network = run("ip", &["-V"]).is_ok() && run("nft", &["-v"]).is_ok() && loopback();
     powers
@@ -70,7 +69,8 @@ impl Filter {
     /// # Errors
     /// The packet filter refuses.
     pub fn loss(percent: u32, ports: &[u16]) -> Outcome<Self> {
-        let rule = |of: &str| format!("tcp {of} {{ {} }} numgen random mod 100 < {percent} drop", list(ports));
+        let rule =
+            |of: &str| format!("tcp {of} {{ {} }} numgen random mod 100 < {percent} drop", list(ports));
         Self::rules(&[rule("dport"), rule("sport")])
     }
 
@@ -84,7 +84,7 @@ impl Filter {
 
     fn rules(rules: &[String]) -> Outcome<Self> {
         let chain = "type filter hook input priority 0;";
-        let script = format!("table inet faults {{ chain input {{ {chain}\n{}\n}} }}\n", rules.join("\n"));
+        let script = format!("table inet faults {{\nchain input {{\n{chain}\n{}\n}}\n}}\n", rules.join("\n"));
         let mut nft = Command::new("nft")
             .args(["-f", "-"])
             .stdin(Stdio::piped())

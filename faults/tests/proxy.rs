@@ -158,7 +158,10 @@ async fn what_is_under_way_is_bounded_and_the_sender_waits() {
                 stream.write_all(&piece).await.unwrap();
             }
         };
-        assert!(timeout(Duration::from_millis(500), much).await.is_err(), "64 MiB went nowhere and were taken");
+        assert!(
+            timeout(Duration::from_millis(500), much).await.is_err(),
+            "64 MiB went nowhere and were taken"
+        );
         echo.proxy.stop().await;
     })
     .await;

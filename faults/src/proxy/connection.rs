@@ -31,7 +31,8 @@ pub(super) async fn run(
     shared.open.fetch_add(1, Relaxed);
     let _counted = Counted(&shared);
     let to = *shared.to.borrow();
-    let Some(Ok(Ok(mut server))) = stop.run_until_cancelled(timeout(CONNECT, TcpStream::connect(to))).await else {
+    let Some(Ok(Ok(mut server))) = stop.run_until_cancelled(timeout(CONNECT, TcpStream::connect(to))).await
+    else {
         return reset(client);
     };
     for stream in [&client, &server] {

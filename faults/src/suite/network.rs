@@ -59,7 +59,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "one-way-partition-packets",
-        promised: "packets to a node are dropped for 6 s, and those from it are not: the same",
+        promised: "packets from clients to a node are dropped for 6 s, and those from it are not: no call fails, \
+                   nothing is restarted",
         needs: Needs::Network,
         inject: |scene| Box::pin(deaf(scene)),
         ..TEMPLATE
@@ -74,8 +75,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "connection-loss",
-        promised: "for 12 s a tenth of all connections is reset each second, and a fifth of new ones refused: no \
-                   call fails, nothing is restarted",
+        promised: "for 12 s a tenth of all connections is reset each second, and one in fifty new ones refused: \
+                   no call fails, nothing is restarted",
         short: true,
         cluster: proxies,
         inject: |scene| Box::pin(resets(scene)),
@@ -140,7 +141,7 @@ async fn late(scene: &mut Scene) -> Outcome<Finding> {
 }
 
 async fn resets(scene: &mut Scene) -> Outcome<Finding> {
-    for_a_while(scene, &Faults { refuse: 0.2, kill_per_second: 0.1, ..Faults::default() }).await
+    for_a_while(scene, &Faults { refuse: 0.02, kill_per_second: 0.1, ..Faults::default() }).await
 }
 
 async fn slow(scene: &mut Scene) -> Outcome<Finding> {
@@ -202,11 +203,13 @@ async fn duplicates(scene: &mut Scene) -> Outcome<Finding> {
     scene.begin();
     let faults = Faults { duplicate: true, ..Faults::default() };
     let clients = || scene.cluster.nodes.iter().filter_map(|place| place.clients.as_ref());
-    clients().for_each(|proxy| {
+    for proxy in clients() {
         proxy.set(faults.clone());
-        // A connection is doubled from its beginning or not at all.
+        // A connection is doubled from its beginning or not at all. One node after another: with all
+        // connections gone at once no healthy one would be left.
         proxy.reset_share(1.0);
-    });
+        quiet(Duration::from_secs(1)).await;
+    }
     quiet(BAD).await;
     clients().for_each(|proxy| proxy.set(Faults::default()));
     let healed = scene.heals(|_| true).await;

@@ -58,7 +58,10 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "out-of-memory",
         promised: "a node's memory is all taken: its process ends and is launched anew, no call fails",
-        cluster: |_| Options { node_args: vec![(VICTIM, format!("--max-memory={MEMORY}"))], ..Options::default() },
+        cluster: |_| Options {
+            node_args: vec![(VICTIM, format!("--max-memory={MEMORY}"))],
+            ..Options::default()
+        },
         inject: |scene| Box::pin(eat_memory(scene)),
         ..TEMPLATE
     },
@@ -175,9 +178,12 @@ async fn terminate(scene: &mut Scene) -> Outcome<Finding> {
     slow.goes_on(60).await;
     let mut found =
         Finding { detected, healed, nodes: vec![VICTIM], more: slow.cease().await, ..Finding::default() };
-    let ended = scene.observer.all().into_iter().map(|seen| seen.event).find(|event| {
-        event.node == VICTIM.name() && event.text.contains("exit status")
-    });
+    let ended = scene
+        .observer
+        .all()
+        .into_iter()
+        .map(|seen| seen.event)
+        .find(|event| event.node == VICTIM.name() && event.text.contains("exit status"));
     found.holds(ended.as_ref().is_some_and(|event| event.text.contains("exit status: 0")), || {
         format!("exit 0 was promised, but {:?}", ended.map(|event| event.text))
     });
@@ -211,9 +217,8 @@ async fn freeze_all(scene: &mut Scene) -> Outcome<Finding> {
     for pid in &pids {
         signal(*pid, Signal::SIGSTOP)?;
     }
-    let doubts = |e: &wardkeep_proto::v1::Event| {
-        e.kind() == EventKind::Steward || e.kind() == EventKind::NodeVerdict
-    };
+    let doubts =
+        |e: &wardkeep_proto::v1::Event| e.kind() == EventKind::Steward || e.kind() == EventKind::NodeVerdict;
     let detected = scene.observer.hears(begun, Duration::from_secs(10), doubts).await;
     tokio::time::sleep_until(begun + Duration::from_secs(5)).await;
     for pid in &pids {

@@ -100,8 +100,10 @@ impl Row {
 pub fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
-    let heads =
-        ["fault", "detected", "healed", "calls", "failed", "wrong", "restarts", "false", "lost", "", "promised"];
+    let heads = [
+        "fault", "detected", "healed", "calls", "failed", "wrong", "restarts", "false", "lost", "",
+        "promised",
+    ];
     table.set_header(heads);
     for row in rows {
         let ms = |value: Option<u64>| value.map_or("-".to_owned(), |ms| format!("{ms} ms"));

@@ -16,8 +16,10 @@ const OF_NODE: &str = "/wardkeep.faults.v1.Answer/AskOnce";
 const OF_SUPERVISOR: &str = "/wardkeep.v1.Operator/GetFleet";
 /// Strangers at a time.
 const CROWD: usize = 200;
-/// A connection that does not begin, or does not get on, is closed within 10 s; and this for the machine.
+/// A connection that does not begin is closed within 10 s, one that does not get on within 20 s; and this for
+/// the machine.
 const CLOSED_WITHIN: Duration = Duration::from_secs(13);
+const CUT_OFF_WITHIN: Duration = Duration::from_secs(23);
 /// Open files that a node is allowed in `fd-exhaustion`: fewer than there are strangers.
 const FILES: u64 = 96;
 
@@ -32,7 +34,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "slow-loris",
         promised: "200 connections each to a node and the supervisor that never finish their first headers: closed \
-                   within 10 s, nobody else notices",
+                   within 20 s, nobody else notices",
         inject: |scene| Box::pin(slow_loris(scene)),
         ..TEMPLATE
     },
@@ -40,15 +42,17 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "fd-exhaustion",
         promised: "more silent connections to a node than it may have open files: it does not spin, answers those it \
                    knows, and is well when they are closed",
-        cluster: |_| Options { node_args: vec![(VICTIM, format!("--max-files={FILES}"))], ..Options::default() },
+        cluster: |_| Options {
+            node_args: vec![(VICTIM, format!("--max-files={FILES}"))],
+            ..Options::default()
+        },
         inject: |scene| Box::pin(crowd(scene)),
         ..TEMPLATE
     },
     Fault {
         name: "rapid-reset",
         promised: "10,000 requests opened and reset on one connection each to a node and the supervisor: nobody else \
-                   notices, memory stays",
-        short: true,
+                   notices, memory grows by less than 128 MiB",
         inject: |scene| Box::pin(rapid_reset(scene)),
         ..TEMPLATE
     },
@@ -78,7 +82,7 @@ fn targets(scene: &Scene) -> [(&'static str, SocketAddr, u32, &'static str); 2] 
 }
 
 /// Memory may grow by so much for an attack, and not more.
-const MEMORY: u64 = 64 << 20;
+const MEMORY: u64 = 128 << 20;
 
 fn holds_its_memory(found: &mut Finding, who: &str, before: Usage, after: Usage) {
     let grown = after.bytes.saturating_sub(before.bytes);
@@ -107,8 +111,8 @@ async fn slow_loris(scene: &mut Scene) -> Outcome<Finding> {
     let mut found = Finding::default();
     let [(_, node, ..), (_, supervisor, ..)] = targets(scene);
     let (at_node, at_supervisor) = tokio::join!(
-        attack::slow_loris(node, CROWD, CLOSED_WITHIN),
-        attack::slow_loris(supervisor, CROWD, CLOSED_WITHIN)
+        attack::slow_loris(node, CROWD, CUT_OFF_WITHIN),
+        attack::slow_loris(supervisor, CROWD, CUT_OFF_WITHIN)
     );
     found.holds((at_node, at_supervisor) == (CROWD, CROWD), || {
         format!("{at_node} and {at_supervisor} of {CROWD} each were cut off")

@@ -46,8 +46,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "hopeless-ward",
-        promised: "a ward fails again and again: its node is restarted once, then the ward is quarantined and the \
-                   rest is well; an operator brings it back",
+        promised: "a ward fails again and again: its node is restarted once, then the ward is quarantined while \
+                   the rest is well; an operator brings it back; no call fails",
         inject: |scene| Box::pin(hopeless(scene)),
         ..TEMPLATE
     },
@@ -117,7 +117,12 @@ async fn storm(scene: &mut Scene) -> Outcome<Finding> {
     Ok(found)
 }
 
-async fn restarted(scene: &mut Scene, ward: &'static str, verdict: Verdict, what: Trouble) -> Outcome<Finding> {
+async fn restarted(
+    scene: &mut Scene,
+    ward: &'static str,
+    verdict: Verdict,
+    what: Trouble,
+) -> Outcome<Finding> {
     scene.begin();
     scene.cluster.trouble(VICTIM, what).await?;
     let detected = scene.observer.judges_ward(VICTIM.name(), ward, verdict, scene.begun).await;
@@ -150,7 +155,7 @@ async fn hopeless(scene: &mut Scene) -> Outcome<Finding> {
     let detected = scene.observer.judges_ward(VICTIM.name(), "tick", Verdict::Crashed, scene.begun).await;
     // Its node is restarted for it, and with the new process the cause would be gone: it is not to be.
     scene.cluster.until(crate::cluster::PATIENCE, |now| scene.is_anew(now, VICTIM)).await?;
-    let anew = scene.cluster.well(crate::cluster::PATIENCE).await?;
+    scene.cluster.well(crate::cluster::PATIENCE).await?;
     scene.cluster.trouble(VICTIM, flap).await?;
     let quarantined = |fleet: &v1::Fleet| {
         fleet.wards.iter().any(|w| w.node == VICTIM.name() && w.state() == WardState::Quarantined)
@@ -163,25 +168,22 @@ async fn hopeless(scene: &mut Scene) -> Outcome<Finding> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let gave_up = |e: &v1::Event| e.kind() == EventKind::GroupGaveUp;
-    let mut found = Finding {
-        detected,
-        nodes: vec![VICTIM],
-        wards: vec![(VICTIM, "tick")],
-        ..Finding::default()
-    };
-    found.holds(scene.observer.all().iter().any(|seen| gave_up(&seen.event)), || "nobody was told".to_owned());
+    let mut found =
+        Finding { detected, nodes: vec![VICTIM], wards: vec![(VICTIM, "tick")], ..Finding::default() };
+    // The picture is a moment ahead of what is written, and told.
+    let told = scene.observer.hears(scene.begun, Duration::from_secs(20), gave_up).await;
+    found.holds(told.is_some(), || "nobody was told".to_owned());
     scene.cluster.trouble(VICTIM, trouble(Kind::Flap, 0, 0)).await?;
-    for ward in anew.get(VICTIM.name()).into_iter().flat_map(|facts| facts.wards.keys()) {
-        let request = v1::WardRequest {
-            node: VICTIM.name().to_owned(),
-            ward: ward.clone(),
-            reason: "the fault suite".to_owned(),
-            actor: "faults".to_owned(),
-            ..Default::default()
-        };
-        // Those that run are left alone.
-        let _ = scene.cluster.operator().start_ward(request).await;
-    }
+    let answers = scene.cluster.answers(VICTIM).await;
+    found.holds(answers.is_ok(), || format!("its node meanwhile: {answers:?}"));
+    let request = v1::WardRequest {
+        node: VICTIM.name().to_owned(),
+        ward: "tick".to_owned(),
+        reason: "the fault suite".to_owned(),
+        actor: "faults".to_owned(),
+        ..Default::default()
+    };
+    scene.cluster.operator().start_ward(request).await.trying("the start of a quarantined ward")?;
     found.healed = scene.heals(|_| true).await;
     Ok(found)
 }
@@ -206,8 +208,7 @@ async fn kill_program(scene: &mut Scene) -> Outcome<Finding> {
     let program = picture.get(VICTIM.name()).map_or(0, |facts| facts.program);
     scene.begin();
     signal(program, Signal::SIGKILL)?;
-    let detected =
-        scene.observer.judges_ward(VICTIM.name(), "program", Verdict::Crashed, scene.begun).await;
+    let detected = scene.observer.judges_ward(VICTIM.name(), "program", Verdict::Crashed, scene.begun).await;
     let wanted = Scene::incarnation(&scene.before, VICTIM, "program") + 1;
     let healed = scene.heals(|now| Scene::incarnation(now, VICTIM, "program") == wanted).await;
     Ok(Finding { detected, healed, wards: vec![(VICTIM, "program")], ..Finding::default() })
