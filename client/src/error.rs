@@ -116,8 +116,6 @@ impl fmt::Display for Reports<'_> {
 pub(crate) enum CallError {
     #[error("{method}: no member is known")]
     NoMembers { method: String },
-    #[error("{method}: none of {known} members is ready to answer it")]
-    NoneReady { method: String, known: usize },
     #[error("{method}: all {} attempts failed: {}", attempts.len(), Reports(attempts))]
     AttemptsFailed { method: String, attempts: Vec<Report> },
     #[error("{method}: no {equal} equal answers: {}", Reports(attempts))]
@@ -179,7 +177,6 @@ impl Kind for CallError {
     fn reason(&self) -> &'static str {
         match self {
             Self::NoMembers { .. } => "NO_MEMBERS",
-            Self::NoneReady { .. } => "NONE_READY",
             Self::AttemptsFailed { .. } => "ATTEMPTS_FAILED",
             Self::NoQuorum { .. } => "NO_QUORUM",
             Self::Deadline { .. } => "DEADLINE_EXCEEDED",
@@ -191,7 +188,7 @@ impl Kind for CallError {
 
     fn code(&self) -> Code {
         match self {
-            Self::NoMembers { .. } | Self::NoneReady { .. } | Self::ReplyBroken { .. } => Code::Unavailable,
+            Self::NoMembers { .. } | Self::ReplyBroken { .. } => Code::Unavailable,
             Self::AttemptsFailed { attempts, .. } => {
                 Self::most_telling(attempts).map_or(Code::Unavailable, Error::code)
             }
@@ -206,7 +203,7 @@ impl Kind for CallError {
     fn user_message(&self) -> String {
         const SOON: &str = "The service is busy or restarting. Please try again in a moment.";
         match self {
-            Self::NoMembers { .. } | Self::NoneReady { .. } => SOON.to_owned(),
+            Self::NoMembers { .. } => SOON.to_owned(),
             Self::AttemptsFailed { attempts, .. } => Self::most_telling(attempts)
                 .map(|e| e.user_message().to_owned())
                 .filter(|line| !line.is_empty())

@@ -37,7 +37,8 @@
 //!   `wardkeep.client` that lists every attempt and has the most telling of their codes.
 //! * **How many are asked, and when**, says the [`Policy`], per method, in code or as a
 //!   [service config](ReplicatedBuilder::service_config) of gRFC A6.
-//! * **Who is asked.** Members that are ready and offer the service. Of two of them the one that is expected
+//! * **Who is asked.** Members that are ready and offer the service (if none is ready, all that offer it: what
+//!   the directory says may be old, and a member that must not be asked refuses at once). Of two of them the one that is expected
 //!   to answer sooner, given how long it took lately, what it has in flight and how busy it says it is. A
 //!   cancelled attempt counts as "at least this long", an error as very long. Who fails three times in a row,
 //!   or cannot be reached, is on probation and then probed by one call at a time; who comes back starts

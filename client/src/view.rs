@@ -118,6 +118,9 @@ impl Members {
 
     /// The members that may be asked for a method, in the order to ask them. `repeatable`: others may be
     /// asked if the first turns out to be ill.
+    ///
+    /// Those that are said not to be ready are asked only if none is. What is said of them is old then, or the
+    /// one who says it has lost sight of them all: they know better themselves, and refuse at once if it is so.
     pub(crate) fn order(&self, method: &str, repeatable: bool, now: Instant) -> Result<Order, CallError> {
         let view = self.view.load();
         if view.peers.is_empty() {
@@ -126,12 +129,12 @@ impl Members {
         let service = method.trim_start_matches('/').split('/').next().unwrap_or_default();
         // Services that nobody is known to offer (health, reflection) are everyone's.
         let someone_offers = view.peers.iter().any(|p| p.member.answers(service).is_some());
-        let eligible =
+        let offers = |p: &&Peer| !someone_offers || p.member.answers(service).is_some();
+        let ready =
             |p: &&Peer| p.member.ready && (!someone_offers || p.member.answers(service) == Some(true));
-        let peers: Vec<&Peer> = view.peers.iter().filter(eligible).collect();
+        let mut peers: Vec<&Peer> = view.peers.iter().filter(ready).collect();
         if peers.is_empty() {
-            let known = view.peers.len();
-            return Err(CallError::NoneReady { method: method.to_owned(), known });
+            peers.extend(view.peers.iter().filter(offers));
         }
         let at = self.wiring.since_birth(now);
         let usual = usual(&peers);
@@ -258,9 +261,19 @@ mod tests {
         let all = members([offers, restarting, member("other"), member("draining").with_ready(false)]);
         assert_eq!(names(&all), ["offers"]);
         assert_eq!(order(&all, "/grpc.health.v1.Health/Check").len(), 3);
-        let none = members([member("draining").with_ready(false)]);
-        let refused = none.order("/a.B/C", true, Instant::now()).err();
-        assert!(matches!(refused, Some(CallError::NoneReady { known: 1, .. })));
+    }
+
+    #[test]
+    fn if_none_is_ready_those_that_offer_the_service_are_asked_all_the_same() {
+        let offer = |ready| Offer { service: "a.B".into(), ward: "w".into(), incarnation: 1, ready };
+        let mut unseen = member("unseen").with_ready(false);
+        unseen.offers.push(offer(false));
+        let mut restarting = member("restarting");
+        restarting.offers.push(offer(false));
+        let mut asked = names(&members([unseen, restarting, member("other")]));
+        asked.sort();
+        assert_eq!(asked, ["restarting", "unseen"]);
+        assert_eq!(names(&members([member("draining").with_ready(false)])), ["draining"]);
     }
 
     #[test]

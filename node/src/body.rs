@@ -73,7 +73,8 @@ impl http_body::Body for Inbound {
         } else {
             self.work.resume()
         }
-        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+        // An error with details is one of ours, about what the caller sent: it is to be told.
+        if matches!(&polled, Poll::Ready(Some(Err(status))) if status.details().is_empty()) {
             self.broke_off.store(true, Relaxed);
         }
         polled

@@ -27,6 +27,16 @@ pub enum NodeError {
     /// The node takes no new calls.
     #[error("node {0} is draining")]
     Draining(String),
+    /// A message is longer than the listener lets pass.
+    #[error("a {what} of {bytes} bytes: at most {most} may pass here")]
+    MessageTooLarge {
+        /// Which way it goes.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        most: usize,
+    },
     /// The ward was stopped with the call in progress.
     #[error("ward {0} was stopped while it worked on this call")]
     Stopped(String),
@@ -172,6 +182,7 @@ impl Kind for NodeError {
             Self::NoSuchService { .. } => "NO_SUCH_SERVICE",
             Self::WardNotRunning { .. } => "WARD_NOT_RUNNING",
             Self::Draining(_) => "NODE_DRAINING",
+            Self::MessageTooLarge { .. } => "MESSAGE_TOO_LARGE",
             Self::Stopped(_) => "WARD_STOPPED",
             Self::DeadlineExceeded { .. } => "DEADLINE_EXCEEDED",
             Self::QueueFull { .. } => "QUEUE_FULL",
@@ -200,6 +211,8 @@ impl Kind for NodeError {
         match self {
             Self::NoSuchService { .. } => Code::Unimplemented,
             Self::WardNotRunning { .. } | Self::Draining(_) | Self::Stopped(_) => Code::Unavailable,
+            // As tonic's own limit has it.
+            Self::MessageTooLarge { .. } => Code::OutOfRange,
             Self::DeadlineExceeded { .. } => Code::DeadlineExceeded,
             Self::Cancelled | Self::Withdrawn { .. } => Code::Cancelled,
             Self::QueueFull { .. } | Self::RequestTooLong { .. } | Self::TooManyToRemember(_) => {
@@ -229,6 +242,7 @@ impl Kind for NodeError {
                 "The service is restarting. Please try again in a moment."
             }
             Self::BadRequest(_) => "The request is not valid. Please check what you sent.",
+            Self::MessageTooLarge { .. } => "That is too much at once. Please ask for less.",
             Self::DeadlineExceeded { .. } => "It took too long. Please try again.",
             Self::Cancelled | Self::Withdrawn { .. } => "The request was cancelled.",
             Self::AlreadyDone { .. } => "That has been done already.",

@@ -36,6 +36,7 @@ mod replica;
 mod scribe;
 pub mod server;
 mod session;
+mod sizes;
 pub mod story;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]

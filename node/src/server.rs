@@ -1,7 +1,15 @@
 //! An HTTP/2 server with a listener and a lifetime that its caller owns, and limits on everything
 //! a peer can make it hold.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming, rt::Executor, server::conn::http2};
@@ -19,7 +27,10 @@ use tonic::{
 };
 use tower::Service;
 
-use crate::greeting;
+use crate::{
+    greeting,
+    sizes::{Curbed, Limited},
+};
 
 /// Where connections come from.
 pub trait Listener: Send + 'static {
@@ -58,7 +69,11 @@ pub struct Limits {
     pub header_bytes: u32,
     /// How long a new connection may take to say that it speaks HTTP/2.
     pub handshake_timeout: Duration,
-    /// Silence after which a connection is probed.
+    /// Bytes of a message, in either direction, whatever the services allow themselves. tonic's own
+    /// limit on requests, 4 MiB unless a service raises it, is a smaller one.
+    pub message_bytes: usize,
+    /// Silence after which a connection is probed. Whoever is in the middle of a request's headers cannot
+    /// answer the probe, so this and the next are also how long headers may take.
     pub keepalive_interval: Duration,
     /// How long the answer to the probe may take.
     pub keepalive_timeout: Duration,
@@ -74,6 +89,7 @@ impl Default for Limits {
             pending_resets: 16_384,
             header_bytes: 32 * 1024,
             handshake_timeout: Duration::from_secs(10),
+            message_bytes: 64 << 20,
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(10),
             shutdown_grace: Duration::from_secs(10),
@@ -125,7 +141,10 @@ where
         };
         let peer = info.as_ref().and_then(TcpConnectInfo::remote_addr);
         let (io, greeting) = greeting::watch(io, limits.handshake_timeout);
-        let connection = builder.serve_connection(TokioIo::new(io), Stamp { inner: service.clone(), info });
+        let connection = builder.serve_connection(
+            TokioIo::new(io),
+            Stamp { inner: service.clone(), info, message_bytes: limits.message_bytes },
+        );
         let (stop, end) = (stop.clone(), end.clone());
         tasks.spawn(async move {
             let _permit = permit;
@@ -194,27 +213,48 @@ async fn watch_connection<I, S>(
     }
 }
 
-/// Puts the peer's address where tonic's `Request::remote_addr` looks for it.
+/// Puts the peer's address where tonic's `Request::remote_addr` looks for it, and holds messages to their
+/// limit.
 #[derive(Clone)]
 struct Stamp<S> {
     inner: S,
     info: Option<TcpConnectInfo>,
+    message_bytes: usize,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for Stamp<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
 {
-    type Response = Response<Body>;
+    type Response = Response<Curbed<Body>>;
     type Error = Infallible;
-    type Future = S::Future;
+    type Future = Curbing<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut request = request.map(Body::new);
+        let most = self.message_bytes;
+        let mut request = request.map(|body| Body::new(Limited::new(body, most)));
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
         // The entrance is always ready: what limits calls stands behind it.
-        self.inner.clone().call(request)
+        Curbing { inner: self.inner.clone().call(request), most }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The answer, with its limit.
+    struct Curbing<F> {
+        #[pin]
+        inner: F,
+        most: usize,
+    }
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Curbing<F> {
+    type Output = Result<Response<Curbed<Body>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.inner.poll(cx).map_ok(|response| response.map(|body| Curbed::new(body, *this.most)))
     }
 }

@@ -55,6 +55,29 @@ async fn a_connection_that_says_nothing_is_closed() {
 }
 
 #[tokio::test]
+async fn a_message_longer_than_the_limit_passes_in_neither_direction() {
+    within(async {
+        let insides = Insides::default();
+        let limits = Limits { message_bytes: 1_000, ..Limits::default() };
+        let node = start(Node::builder("n").ward(trouble(&insides)).limits(limits)).await;
+        node.running("trouble", 1).await;
+        let mut client = node.client().await;
+        for words in [make("big"), v1::WardRequest { reason: "x".repeat(2_000), ..make("ok") }] {
+            let error = well_formed(&client.start_ward(words).await.unwrap_err());
+            assert_eq!(
+                (error.kind(), error.code()),
+                ("MESSAGE_TOO_LARGE", tonic::Code::OutOfRange),
+                "{error}"
+            );
+        }
+        // The connection is as good as before.
+        client.start_ward(make("ok")).await.unwrap();
+        node.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_hanging_call_does_not_hold_up_the_end_for_longer_than_its_grace() {
     within(async {
         let insides = Insides::default();

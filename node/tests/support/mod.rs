@@ -124,6 +124,10 @@ impl Trouble {
                 let _bomb = Bomb;
                 std::future::pending().await
             }
+            "big" => {
+                let ward = v1::Ward { status: "x".repeat(2_000), ..Default::default() };
+                Ok(Response::new(v1::WardOutcome { before: Some(ward), after: None }))
+            }
             "not found" => Err(Status::not_found("no such book")),
             "internal" => Err(Status::internal("secret")),
             "well-formed" => Err(Error::from(wardkeep_node::NodeError::Cancelled).into()),

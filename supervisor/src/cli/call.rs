@@ -24,7 +24,7 @@ use super::{
 };
 
 /// Replies may be so large.
-const MAX_REPLY_BYTES: usize = 64 << 20;
+pub(super) const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// Whom to ask for what.
 struct Target {

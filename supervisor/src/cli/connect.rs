@@ -15,6 +15,7 @@ use wardkeep_proto::{
 
 use super::{
     args::{DEFAULT_SUPERVISOR, Global},
+    call::MAX_REPLY_BYTES,
     exit::{Exit, Failure},
     out::Out,
 };
@@ -53,7 +54,9 @@ impl Session {
     /// # Errors
     /// Nothing answers there.
     pub(crate) async fn operator(&self) -> Result<OperatorClient<Line>, Failure> {
-        Ok(OperatorClient::new(self.channel(&self.supervisor).await?))
+        // A large fleet is more than tonic's 4 MiB.
+        let client = OperatorClient::new(self.channel(&self.supervisor).await?);
+        Ok(client.max_decoding_message_size(MAX_REPLY_BYTES))
     }
 
     /// Connects to any server.
