@@ -4,6 +4,7 @@
 mod dedupe;
 mod gate;
 mod program;
+mod race;
 #[path = "../support/mod.rs"]
 mod support;
 mod tied;
