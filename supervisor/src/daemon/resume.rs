@@ -107,6 +107,10 @@ impl Fleet {
                 self.step(Event::StartWard { ward, cause: why });
                 self.resuming = None;
             }
+            // Its node keeps it down: nobody starts it but an operator.
+            Some(WardState::Stopped | WardState::Quarantined) if held => {
+                self.chronicle.settle(&ward.node, &ward.ward, Lane::Ward, "it rests until it is asked for");
+            }
             // The steward knows of it, and starts it when it is due.
             Some(WardState::Stopped | WardState::Backoff | WardState::Quarantined) | None => {}
             Some(_) if intent.asked || intent.aim == Aim::RestartWithGroup => {

@@ -45,7 +45,7 @@ pub async fn late_session(
     };
     let hello = v1::Hello { protocol: 1, node: Some(info), wards, ..Default::default() };
     let (up, queue) = mpsc::channel(64);
-    let say = |kind| up.try_send(v1::NodeMessage { kind: Some(kind) });
+    let say = |kind| up.try_send(v1::NodeMessage { kind: Some(kind) }).is_ok();
     let _ = say(Up::Hello(hello));
     let mut client = StewardshipClient::new(channel);
     let opened = client.attend(ReceiverStream::new(queue)).await;
