@@ -290,7 +290,8 @@ impl Pages {
                 Some(left) => life.excuses = left,
                 None => wrong.push(format!("{place:?}: incarnation {incarnation} begins for no reason")),
             }
-        } else {
+        } else if place.1 != "trio" {
+            // A mate that hung before this boot may yet be noticed: trios keep what excuses them.
             life.excuses = 0;
         }
         (life.boot, life.incarnation, life.live) = (boot, incarnation, Some(incarnation));
