@@ -14,7 +14,7 @@ use std::{
 use crate::{
     agenda::{Agenda, Key},
     budget::Budget,
-    detector,
+    detector::{self, Detector},
     group::{Group, Origin},
     memory::Memory,
     node::Node,
@@ -92,6 +92,23 @@ impl Steward {
             self.describe(spec, Origin::Configured);
         }
         self
+    }
+
+    /// Judges by other settings from now on. The restart budget and the seed stay what they are.
+    pub fn configure(&mut self, config: Config) {
+        let kept = self.config;
+        let (restart_burst, restart_refill, seed) = (kept.restart_burst, kept.restart_refill, kept.seed);
+        self.config = Config { restart_burst, restart_refill, seed, ..config };
+        self.deviations = detector::deviations(config.phi_threshold);
+        if kept.pulse_interval != config.pulse_interval {
+            // The rhythm that was seen is not the one that is to come.
+            for node in self.nodes.values_mut() {
+                node.detector = Detector::default();
+            }
+        }
+        self.touched.extend(self.wards.keys().cloned());
+        self.touched_nodes.extend(self.nodes.keys().cloned());
+        self.reindex();
     }
 
     /// Takes an event in and says what is to be done, in this order. A `now` before that of the last
@@ -226,7 +243,15 @@ impl Steward {
             Event::NodeDetached { node, goodbye } => self.detach(&node, goodbye),
             Event::WardJoined { node, ward } => self.join(&node, ward),
             Event::WardLeft { ward } => self.leave(&ward),
-            Event::NodeLaunchable { node } => self.launchable(&node),
+            Event::GroupDescribed { group, configured } => {
+                self.redescribe(group, Origin::said_by(configured))
+            }
+            Event::GroupWithdrawn { group, configured } => self.withdraw(&group, Origin::said_by(configured)),
+            Event::NodeLaunchable { node, takes, awaited } => self.launchable(&node, takes, awaited),
+            Event::NodeUnlaunchable { node } => self.unlaunchable(&node),
+            Event::LaunchNode { node, cause } => self.asked_launch(&node, cause),
+            Event::NodeLaunched { node } => self.launched(&node),
+            Event::LaunchFailed { node, cause } => self.launch_failed(&node, cause),
             Event::NodeProcessExited { node, cause } => self.process_exited(&node, &cause),
             Event::Report { node, runtime_lag, beats } => self.report(&node, runtime_lag, &beats),
             Event::WardRunning { ward, incarnation } => self.running(&ward, incarnation),

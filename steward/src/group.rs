@@ -28,6 +28,12 @@ pub(crate) enum Origin {
     Implied,
 }
 
+impl Origin {
+    pub(crate) fn said_by(configured: bool) -> Self {
+        if configured { Self::Configured } else { Self::Declared }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,

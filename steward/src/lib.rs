@@ -50,6 +50,7 @@ mod core;
 mod detector;
 mod group;
 mod intensity;
+mod launch;
 mod life;
 mod memory;
 mod node;

@@ -1,12 +1,12 @@
-//! Nodes: their sessions, reports and silences, and the launching of their processes.
+//! Nodes: their sessions, reports and silences.
 
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    backoff::Streak,
     core::Steward,
     detector::Detector,
-    types::{Action, Backoff, Beat, Cause, NodeName, Phase, Time, Verdict, WardId, What},
+    launch::Launch,
+    types::{Beat, Cause, NodeName, Phase, Time, Verdict, WardId, What},
     ward::seconds,
 };
 
@@ -38,17 +38,6 @@ pub(crate) struct Node {
     pub(crate) launch: Option<Launch>,
 }
 
-/// How it stands with a node's process.
-#[derive(Debug, Default)]
-pub(crate) struct Launch {
-    due: Option<(Time, Cause)>,
-    /// When it was last launched (patient), if it has not attached since.
-    last: Option<Time>,
-    streak: Streak,
-    /// The launcher also ends the old process: that end is no news.
-    ends_old: bool,
-}
-
 impl Node {
     pub(crate) fn is_ready(&self) -> bool {
         self.attached && self.verdict != Verdict::Unreachable
@@ -60,7 +49,7 @@ impl Node {
         (self.heard, self.heard_patient, self.reported) = (Some(now), patient, patient);
         self.detector.restarted();
         if let Some(launch) = &mut self.launch {
-            (launch.due, launch.last, launch.ends_old) = (None, None, false);
+            launch.attended();
         }
     }
 
@@ -78,24 +67,6 @@ impl Steward {
         node.left = goodbye.then_some(patient);
         self.touch_wards_of(name);
         self.note(Some(name), None, What::NodeLeft { goodbye }, Cause::default());
-    }
-
-    pub(crate) fn launchable(&mut self, name: &NodeName) {
-        let rank = self.next_rank;
-        let node = self.nodes.entry(name.clone()).or_insert_with(|| Node { rank, ..Node::default() });
-        node.launch.get_or_insert_default();
-        self.next_rank += 1;
-        self.touched_nodes.insert(name.clone());
-    }
-
-    pub(crate) fn process_exited(&mut self, name: &NodeName, cause: &Cause) {
-        let Some(node) = self.node_mut(name) else { return };
-        if node.launch.as_mut().is_some_and(|launch| std::mem::take(&mut launch.ends_old)) {
-            return;
-        }
-        node.exited = true;
-        self.judge_node(name, Verdict::Unreachable, cause.clone());
-        self.plan_launch(name, cause.clone());
     }
 
     pub(crate) fn report(&mut self, name: &NodeName, runtime_lag: Duration, beats: &[Beat]) {
@@ -163,7 +134,7 @@ impl Steward {
         let Some(node) = self.node_mut(name).filter(|node| node.attached && !node.exited) else { return };
         (node.heard, node.heard_patient) = (Some(now), patient);
         if let Some(launch) = &mut node.launch {
-            (launch.due, launch.last) = (None, None);
+            launch.heard();
         }
         if node.verdict == Verdict::Unreachable {
             self.judge_node(
@@ -212,6 +183,9 @@ impl Steward {
         if away && node.verdict != Verdict::Unreachable {
             let reason = "it said goodbye and has not come back".into();
             self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
+        } else if node.is_awaited() && patient >= self.awaited_until(node) {
+            let reason = format!("it has not attended for {}", seconds(self.config.relaunch_after));
+            self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
         } else if node.is_expected() && patient >= self.silence_ends(node) {
             self.judge_silence(name, patient);
         }
@@ -252,55 +226,22 @@ impl Steward {
         all >= 3 && together * 2 > all
     }
 
-    fn plan_launch(&mut self, name: &NodeName, cause: Cause) {
-        let (now, seed) = (self.now, self.config.seed);
-        let Some(node) = self.node_mut(name) else { return };
-        let Some(launch) = node.launch.as_mut().filter(|launch| launch.due.is_none()) else { return };
-        let delay = launch.streak.next(&Backoff::default(), now, seed, name);
-        launch.due = Some((now.saturating_add(delay), cause.clone()));
-        self.note(Some(name), None, What::NodeLaunch { delay }, cause);
-    }
-
-    fn wake_launch(&mut self, name: &NodeName, patient: Time) {
-        let now = self.now;
-        let relaunch_after = self.config.relaunch_after;
-        let Some(node) = self.node_mut(name).filter(|node| node.verdict == Verdict::Unreachable) else {
-            return;
-        };
-        let (since, exited) = (node.heard_patient, node.exited);
-        let Some(launch) = &mut node.launch else { return };
-        if let Some((_, cause)) = launch.due.take_if(|(at, _)| *at <= now) {
-            launch.last = Some(patient);
-            launch.ends_old = !exited;
-            self.out.push(Action::Launch { node: name.clone(), cause });
-        } else if launch.due.is_none() {
-            let since = launch.last.unwrap_or(since);
-            if patient >= since.saturating_add(relaunch_after) {
-                let reason = format!("unreachable for {}", seconds(patient.saturating_sub(since)));
-                self.plan_launch(name, Cause { reason, ..Cause::default() });
-            }
-        }
-    }
-
     pub(crate) fn node_wake(&self, name: &NodeName) -> Option<Time> {
         let node = self.nodes.get(name)?;
         if node.verdict == Verdict::Unreachable {
             return match &node.launch {
-                Some(Launch { due: Some((at, _)), .. }) => Some(*at),
-                Some(launch) => {
-                    let since = launch.last.unwrap_or(node.heard_patient);
-                    Some(self.real(since.saturating_add(self.config.relaunch_after)))
-                }
+                Some(launch) => Some(self.launch_wake(launch, node.heard_patient)),
                 None => (!node.attached).then(|| self.real(forget_at(node))),
             };
         }
         match node.left {
             Some(left) => Some(self.real(left.saturating_add(GOODBYE_PATIENCE))),
+            None if node.is_awaited() => Some(self.real(self.awaited_until(node))),
             None => node.is_expected().then(|| self.real(self.silence_ends(node))),
         }
     }
 
-    fn forget(&mut self, name: &NodeName) {
+    pub(crate) fn forget(&mut self, name: &NodeName) {
         let order = self.nodes.remove(name).map(|node| node.order).unwrap_or_default();
         for id in &order {
             self.remove_ward(id);

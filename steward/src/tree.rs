@@ -48,6 +48,25 @@ impl Steward {
         }
     }
 
+    /// Describes a group anew, unless a configuration did and this is none.
+    pub(crate) fn redescribe(&mut self, spec: GroupSpec, origin: Origin) {
+        let known = self.groups.get(&spec.name).map(|group| group.origin);
+        if known != Some(Origin::Configured) || origin == Origin::Configured {
+            self.dirty.insert(spec.name.clone());
+            self.describe(spec, origin);
+            self.prune_groups();
+        }
+    }
+
+    /// Forgets what was said of a group.
+    pub(crate) fn withdraw(&mut self, name: &Arc<str>, origin: Origin) {
+        if self.groups.get(name).is_some_and(|group| group.origin == origin) {
+            self.dirty.insert(name.clone());
+            self.describe(GroupSpec::new(name.clone()), Origin::Implied);
+            self.prune_groups();
+        }
+    }
+
     fn link(&mut self, name: &Arc<str>, parent: Arc<str>) {
         self.declare(GroupSpec::new(parent.clone()), Origin::Implied);
         let circle = self.chain(&parent).any(|group| group.spec.name == *name);

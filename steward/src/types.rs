@@ -352,6 +352,22 @@ pub enum Event {
         /// The ward.
         ward: WardReport,
     },
+    /// A group is described anew. It holds from now on; nothing is restarted for it.
+    GroupDescribed {
+        /// What it is from now on.
+        group: GroupSpec,
+        /// It wins over what nodes declare under the same name, as with
+        /// [`Steward::with_groups`](crate::Steward::with_groups).
+        configured: bool,
+    },
+    /// A group is described no longer: it has the default strategy and limits for as long as there are
+    /// wards in it.
+    GroupWithdrawn {
+        /// Its name.
+        group: Arc<str>,
+        /// It was configured, not declared by a node.
+        configured: bool,
+    },
     /// A node no longer hosts a ward. What is known of it is forgotten; nothing is stopped.
     WardLeft {
         /// The ward.
@@ -361,6 +377,36 @@ pub enum Event {
     NodeLaunchable {
         /// Its name.
         node: NodeName,
+        /// How long the launcher may take: the node is waited for so much longer.
+        takes: Duration,
+        /// The launcher has not started it by itself: if it does not attend within
+        /// [`Config::relaunch_after`], it is launched.
+        awaited: bool,
+    },
+    /// Nobody can any longer. One that has never attended is forgotten.
+    NodeUnlaunchable {
+        /// Its name.
+        node: NodeName,
+    },
+    /// An operator wants a node's process started anew by its launcher, now.
+    LaunchNode {
+        /// Its name.
+        node: NodeName,
+        /// Who and why.
+        cause: Cause,
+    },
+    /// The launcher has done its part: the node is waited for from now on.
+    NodeLaunched {
+        /// Its name.
+        node: NodeName,
+    },
+    /// The launcher could not do it: it is tried again, with longer and longer pauses, for as long as
+    /// the node stays away.
+    LaunchFailed {
+        /// Its name.
+        node: NodeName,
+        /// Why.
+        cause: Cause,
     },
     /// The launcher saw the node's process end.
     NodeProcessExited {

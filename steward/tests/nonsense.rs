@@ -114,8 +114,12 @@ fn event() -> impl Strategy<Value = Event> {
                 wards,
                 groups,
             });
-    let of_node = (name(), 0..4_u8).prop_map(|(node, what)| match what {
-        0 => Event::NodeLaunchable { node: node.into() },
+    let of_node = (name(), 0..9_u8, span()).prop_map(|(node, what, takes)| match what {
+        0 | 8 => Event::NodeLaunchable { node: node.into(), takes, awaited: what == 8 },
+        4 => Event::NodeUnlaunchable { node: node.into() },
+        5 => Event::LaunchNode { node: node.into(), cause: Cause::default() },
+        6 => Event::NodeLaunched { node: node.into() },
+        7 => Event::LaunchFailed { node: node.into(), cause: Cause::default() },
         1 => Event::NodeProcessExited { node: node.into(), cause: Cause::default() },
         goodbye => Event::NodeDetached { node: node.into(), goodbye: goodbye == 2 },
     });
@@ -128,13 +132,21 @@ fn event() -> impl Strategy<Value = Event> {
             _ => Event::WardExited { ward, incarnation, kind, cause: Cause::default() },
         });
     let comes = (name(), report()).prop_map(|(node, ward)| Event::WardJoined { node: node.into(), ward });
+    let told = (group(), 0..4_u8).prop_map(|(group, what)| {
+        let configured = what % 2 == 0;
+        if what < 2 {
+            Event::GroupDescribed { group, configured }
+        } else {
+            Event::GroupWithdrawn { group: group.name, configured }
+        }
+    });
     let goes = id().prop_map(|ward| Event::WardLeft { ward });
     let asked = (id(), 0..3_u8).prop_map(|(ward, what)| match what {
         0 => Event::StartWard { ward, cause: Cause::default() },
         1 => Event::StopWard { ward, cause: Cause::default() },
         _ => Event::RestartWard { ward, cause: Cause::default() },
     });
-    prop_oneof![3 => attach, 2 => comes, 1 => goes, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
+    prop_oneof![3 => attach, 1 => told, 2 => comes, 1 => goes, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
 }
 
 fn config() -> impl Strategy<Value = Config> {

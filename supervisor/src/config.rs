@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward, wire};
 use wardkeep_steward::{AutoShutdown, Config, MAX_DEPTH};
 
-use crate::daemon::{HISTORY_AGE, HISTORY_BYTES, Launch};
+use crate::daemon::{COMMAND_TIMEOUT, HISTORY_AGE, HISTORY_BYTES, How, Launch};
 
 /// `wardkeep serve supervisor --config`.
 #[derive(Debug, Default, Deserialize)]
@@ -115,8 +115,13 @@ pub struct GroupEntry {
 #[serde(deny_unknown_fields)]
 pub struct LaunchEntry {
     name: String,
-    /// Program and arguments.
-    launch: Vec<String>,
+    /// Program and arguments: the node, as a child of the supervisor.
+    launch: Option<Vec<String>>,
+    /// Program and arguments: starts the node somewhere else.
+    command: Option<Vec<String>>,
+    /// For the command to end.
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
     #[serde(default)]
     env: BTreeMap<String, String>,
 }
@@ -383,15 +388,36 @@ impl LaunchEntry {
     /// What the launcher is told.
     ///
     /// # Errors
-    /// One line if there is no program.
+    /// One line if there is no program, or more than one.
     pub fn launch(&self) -> Result<Launch, String> {
-        let Some((program, args)) = self.launch.split_first() else {
-            return Err(format!("node {}: launch names no program", self.name));
+        let node = &self.name;
+        let (key, line, how) = match (&self.launch, &self.command) {
+            (Some(_), None) if self.timeout.is_some() => {
+                return Err(format!("node {node}: timeout is for a command; launch has none"));
+            }
+            (Some(line), None) => ("launch", line, How::Process),
+            (None, Some(line)) => {
+                let timeout = self.timeout.unwrap_or(COMMAND_TIMEOUT);
+                if timeout.is_zero() {
+                    return Err(format!("node {node}: timeout must be longer than nothing"));
+                }
+                ("command", line, How::Command { timeout })
+            }
+            (None, None) => {
+                return Err(format!(
+                    "node {node}: give it launch (a child of the supervisor) or command (starts it somewhere else)"
+                ));
+            }
+            (Some(_), Some(_)) => return Err(format!("node {node}: launch and command exclude each other")),
+        };
+        let Some((program, args)) = line.split_first() else {
+            return Err(format!("node {node}: {key} names no program"));
         };
         // It names files, too.
         wire::check_name("[[node]]", &self.name)?;
         Ok(Launch {
-            node: self.name.clone(),
+            node: node.clone(),
+            how,
             program: program.into(),
             args: args.iter().map(Into::into).collect(),
             env: self.env.clone(),
@@ -564,6 +590,21 @@ mod tests {
         assert_eq!(file(one).unwrap().len(), 1);
         assert_eq!(file(&one.repeat(2)).unwrap_err(), "two nodes to launch are named a");
         assert!(file(&one.replace("\"a\"", "\"../a\"")).unwrap_err().contains("slash"));
+        let how = |keys: &str| file(&format!("[[node]]\nname = \"a\"\n{keys}")).map(|all| all[0].how);
+        assert_eq!(how("launch = [\"x\"]"), Ok(How::Process));
+        assert_eq!(how("command = [\"x\"]"), Ok(How::Command { timeout: Duration::from_secs(30) }));
+        let timeout = Duration::from_secs(5);
+        assert_eq!(how("command = [\"x\"]\ntimeout = \"5s\""), Ok(How::Command { timeout }));
+        for (keys, says) in [
+            ("", "node a: give it launch"),
+            ("launch = [\"x\"]\ncommand = [\"x\"]", "exclude each other"),
+            ("launch = [\"x\"]\ntimeout = \"5s\"", "timeout is for a command"),
+            ("command = [\"x\"]\ntimeout = \"0s\"", "longer than nothing"),
+            ("command = []", "node a: command names no program"),
+        ] {
+            let error = how(keys).unwrap_err();
+            assert!(error.contains(says), "{keys}: {error}");
+        }
     }
 
     #[test]

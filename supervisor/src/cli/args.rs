@@ -233,9 +233,12 @@ pub enum NodeCommand {
         node: String,
     },
     /// Drain nodes and re-execute them in place (same PID), one after the other or batch by batch
-    #[command(after_help = "Stops at the first failure.\n\nExamples:\n  wardkeep node restart trigram\n  \
+    #[command(
+        after_help = "A node that is away, or does not answer within 5s, is restarted by its launcher if it \
+        has one.\nStops at the first failure.\n\nExamples:\n  wardkeep node restart trigram\n  \
         wardkeep node restart scan trigram sqlite -y --reason 'new build'\n  \
-        wardkeep node restart --all --batch 2 --pause 30s")]
+        wardkeep node restart --all --batch 2 --pause 30s"
+    )]
     Restart {
         /// Their names, or prefixes only they have
         #[arg(required_unless_present = "all", conflicts_with = "all")]

@@ -85,8 +85,8 @@ impl Fleet {
                     }
                 }
                 Deed::Launch(order) => {
-                    if let Err(error) = self.launcher.try_send(order) {
-                        let node = error.into_inner().node;
+                    let node = order.node.clone();
+                    if self.launcher.try_send(launcher::Told::Launch(order)).is_err() {
                         tracing::error!(%node, "the launcher does not take orders; the steward will order again");
                     }
                 }

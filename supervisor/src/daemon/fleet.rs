@@ -33,7 +33,8 @@ use super::{
     directory,
     error_store::{ErrorStore, Found},
     history::{History, Intent, Intents, Lane, REMEMBERED, State, recall},
-    launcher,
+    launch::{Deaf, launchable},
+    launcher::{self, How},
     output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
     wish::Wish,
@@ -84,6 +85,11 @@ pub(super) enum Msg {
         node: String,
         how: String,
     },
+    /// The command that launches a node has ended: what it took, or why it failed.
+    CommandEnded {
+        node: String,
+        outcome: Result<String, String>,
+    },
     /// An operator's wish. The answer says whether it was taken on, not whether it has happened.
     Wish {
         wish: Wish,
@@ -115,7 +121,8 @@ pub(super) struct Settings {
     pub(super) steward: Config,
     pub(super) mandate_grace: Duration,
     pub(super) groups: Vec<GroupSpec>,
-    pub(super) launchable: BTreeSet<String>,
+    /// Nodes that can be launched, and how.
+    pub(super) launchable: BTreeMap<String, How>,
     /// The supervisor's own errors.
     pub(super) ledger: Ledger,
 }
@@ -144,9 +151,11 @@ pub(super) struct Fleet {
     pub(super) chronicle: Chronicle,
     errors: ErrorStore,
     pub(super) questions: Questions,
+    /// Nodes that were told to restart in place and have not answered.
+    pub(super) deaf: Deaf,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
-    pub(super) launcher: mpsc::Sender<launcher::Order>,
+    pub(super) launcher: mpsc::Sender<launcher::Told>,
     origin: Instant,
     started_at: prost_types::Timestamp,
     pub(super) state_changed: bool,
@@ -162,7 +171,7 @@ impl Fleet {
         remembered: Remembered,
         picture: watch::Sender<Arc<v1::Fleet>>,
         view: watch::Sender<Arc<v1::DirectoryView>>,
-        launcher: mpsc::Sender<launcher::Order>,
+        launcher: mpsc::Sender<launcher::Told>,
     ) -> Self {
         let origin = Instant::now();
         let Remembered { state, history, followers, kept } = remembered;
@@ -179,6 +188,7 @@ impl Fleet {
             chronicle: Chronicle::new(history, followers, intents, state.holds, state.last_sequence, kept),
             errors: ErrorStore::default(),
             questions: Questions::default(),
+            deaf: Deaf::default(),
             picture,
             view,
             launcher,
@@ -195,8 +205,8 @@ impl Fleet {
         let (epoch, version) = (self.settings.epoch, env!("CARGO_PKG_VERSION"));
         let text = format!("the supervisor begins: version {version} on {}, epoch {epoch}", machine_name());
         self.tell(v1::EventKind::Steward, "", text, "");
-        for node in self.settings.launchable.clone() {
-            self.step(Event::NodeLaunchable { node: node.into() });
+        for (node, how) in self.settings.launchable.clone() {
+            self.step(launchable(&node, how));
         }
         self.show();
         let mut batch = Vec::with_capacity(BATCH);
@@ -204,6 +214,7 @@ impl Fleet {
             self.chronicle.commit();
             self.carry_out();
             self.tell_of_the_lost();
+            self.launch_the_deaf();
             self.chronicle.commit();
             self.collect_own_errors();
             let idle = self.idle_for();
@@ -276,6 +287,7 @@ impl Fleet {
                 let cause = Cause { reason: format!("its process ended: {how}"), ..Cause::default() };
                 self.step(Event::NodeProcessExited { node: node.into(), cause });
             }
+            Msg::CommandEnded { node, outcome } => self.command_ended(node.into(), outcome),
             Msg::Wish { wish, cause, actor, answer } => {
                 let taken_on = self.wish(wish, cause, actor);
                 self.chronicle.deed(Deed::Answer { to: answer, taken_on });
@@ -397,6 +409,7 @@ impl Fleet {
                 }
             }
             Up::CommandDone(done) => {
+                self.deaf.answered(&name, done.id);
                 if let Some(error) = done.error {
                     tracing::warn!(node = %name, command = done.id, error = %error.id, "a command was refused: {}", error.what);
                 }

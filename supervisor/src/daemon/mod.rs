@@ -16,6 +16,7 @@ mod failpoint;
 mod fleet;
 mod hello;
 mod history;
+mod launch;
 mod launcher;
 mod operator;
 mod output;
@@ -48,7 +49,7 @@ use wardkeep_proto::{
 use wardkeep_steward::{Config, GroupSpec};
 
 pub use error::SupervisorError;
-pub use launcher::Launch;
+pub use launcher::{COMMAND_TIMEOUT, How, Launch};
 
 use fleet::{Fleet, Msg};
 
@@ -99,7 +100,7 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Starts a node as a child process, and again whenever it ends.
+    /// Launches a node: see [`How`].
     pub fn launch(mut self, launch: Launch) -> Self {
         self.launches.push(launch);
         self
@@ -179,8 +180,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts a node as a child process, as [`SupervisorBuilder::launch`] does, for nodes that must
-    /// be told where this supervisor listens.
+    /// Launches a node, as [`SupervisorBuilder::launch`] does, for nodes that must be told where this
+    /// supervisor listens.
     pub fn launch(mut self, launch: Launch) -> Self {
         self.builder.launches.push(launch);
         self
@@ -216,7 +217,7 @@ impl Supervisor {
 
         let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let names = builder.launches.iter().map(|launch| launch.node.clone()).collect();
+        let launchable = builder.launches.iter().map(|launch| (launch.node.clone(), launch.how)).collect();
         tasks.spawn(launcher::run(
             builder.launches,
             builder.data_dir.clone(),
@@ -229,7 +230,7 @@ impl Supervisor {
             steward: builder.steward,
             mandate_grace: builder.mandate_grace,
             groups: builder.groups,
-            launchable: names,
+            launchable,
             ledger,
         };
         let remembered =

@@ -2,7 +2,7 @@
 //! both.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -16,7 +16,7 @@ use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
 use wardkeep_steward::{Beat, GroupSpec, NodeView, Phase, Steward, Time, Verdict, WardView};
 
-use super::fleet::SessionId;
+use super::{fleet::SessionId, launcher::How};
 
 /// One node, present or past.
 pub(super) struct NodeRecord {
@@ -163,7 +163,7 @@ fn reachable_at(uri: &str, peer: Option<IpAddr>) -> String {
 pub(super) fn fleet(
     supervisor: v1::Supervisor,
     nodes: &BTreeMap<Arc<str>, NodeRecord>,
-    launchable: &BTreeSet<String>,
+    launchable: &BTreeMap<String, How>,
     steward: &Steward,
     now: Time,
 ) -> v1::Fleet {
@@ -181,15 +181,15 @@ pub(super) fn fleet(
         supervisor: Some(supervisor),
         nodes: node_views
             .values()
-            .map(|view| node(nodes.get(view.name), view, launchable.contains(&**view.name)))
+            .map(|view| node(nodes.get(view.name), view, launchable.get(&**view.name).copied()))
             .collect(),
         wards,
         groups: groups(steward, now),
     }
 }
 
-fn node(record: Option<&NodeRecord>, view: &NodeView<'_>, launchable: bool) -> v1::Node {
-    let launcher = if launchable { "process".to_owned() } else { String::new() };
+fn node(record: Option<&NodeRecord>, view: &NodeView<'_>, launcher: Option<How>) -> v1::Node {
+    let launcher = launcher.map(How::word).unwrap_or_default().to_owned();
     let Some(record) = record else {
         // One that was launched and has not attended yet: an operator wants to know of it.
         let info = v1::NodeInfo { name: view.name.to_string(), ..Default::default() };
