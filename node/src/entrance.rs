@@ -5,7 +5,6 @@
 //! and lets nothing out that is not a well-formed error.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     sync::{
         Arc,
@@ -14,6 +13,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ use crate::{
     ledger::Ledger,
     panics::{self, Contained},
     ward::{BoxedService, Live, OnPanic, Route},
+    ways::Table,
     wellform,
 };
 
@@ -51,7 +52,7 @@ pub(crate) enum Way {
 #[derive(Clone)]
 pub(crate) struct Entrance {
     node: Arc<str>,
-    ways: Arc<HashMap<String, Way>>,
+    ways: Arc<ArcSwap<Table>>,
     draining: Arc<AtomicBool>,
     ledger: Ledger,
     audience: Audience,
@@ -60,11 +61,11 @@ pub(crate) struct Entrance {
 impl Entrance {
     pub(crate) fn new(
         node: Arc<str>,
-        ways: HashMap<String, Way>,
+        ways: Arc<ArcSwap<Table>>,
         draining: Arc<AtomicBool>,
         ledger: Ledger,
     ) -> Self {
-        Self { node, ways: Arc::new(ways), draining, ledger, audience: Audience::Trusted }
+        Self { node, ways, draining, ledger, audience: Audience::Trusted }
     }
 
     /// For a listener of this audience.
@@ -75,11 +76,10 @@ impl Entrance {
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).map(|(service, _)| service);
-        match self.ways.get(service.unwrap_or_default()) {
-            Some(Way::BuiltIn(service)) => {
-                built_in::call(&self.node, &self.ledger, service.clone(), request).await
-            }
-            Some(Way::Ward(route)) => self.call_ward(route, request).await,
+        let way = self.ways.load().get(service.unwrap_or_default()).cloned();
+        match way {
+            Some(Way::BuiltIn(service)) => built_in::call(&self.node, &self.ledger, service, request).await,
+            Some(Way::Ward(route)) => self.call_ward(&route, request).await,
             None => {
                 let refusal = NodeError::NoSuchService {
                     node: self.node.to_string(),

@@ -41,7 +41,9 @@ const MOST_CAUSES: usize = 4;
 pub(crate) struct Host {
     node: Arc<str>,
     runtime: Handle,
+    /// By slot, which is also their start order.
     wards: Vec<Hosted>,
+    next_slot: usize,
     runs: JoinSet<(usize, u64, Ended)>,
     /// What is left of incarnations that ended: calls that may finish, threads that do not return.
     rests: JoinSet<()>,
@@ -53,7 +55,13 @@ pub(crate) struct Host {
 }
 
 struct Hosted {
+    /// Never used again for another ward of this node.
+    slot: usize,
     ward: Ward,
+    /// The present incarnation runs as the ward was described before.
+    outdated: bool,
+    /// It is being removed: no steward knows of it any more, and it is not started again.
+    leaving: bool,
     route: Arc<Route>,
     heart: Arc<Heart>,
     sweep: Sweep,
@@ -101,38 +109,11 @@ impl Host {
         now: Duration,
         ledger: Ledger,
     ) -> Self {
-        let wards = wards
-            .into_iter()
-            .map(|(ward, route)| Hosted {
-                heart: Arc::new(Heart::new(ward.spec.stall_timeout)),
-                sweep: Sweep::new(now),
-                phase: Phase::Stopped,
-                held: false,
-                quarantined: false,
-                failed: false,
-                number: 0,
-                running: None,
-                started_at: None,
-                last_error_id: String::new(),
-                status: String::new(),
-                work_begun: 0,
-                work_ended: 0,
-                oldest_work: None,
-                seat: Seat::default(),
-                usage: None,
-                measured_at: chrono::DateTime::UNIX_EPOCH,
-                tail: match &ward.work {
-                    ward::Work::Process(program) => Some(Arc::new(Tail::new(program.output))),
-                    _ => None,
-                },
-                ward,
-                route,
-            })
-            .collect();
-        Self {
+        let mut host = Self {
             node,
             runtime,
-            wards,
+            wards: Vec::with_capacity(wards.len()),
+            next_slot: 0,
             runs: JoinSet::new(),
             rests: JoinSet::new(),
             readies: FuturesUnordered::new(),
@@ -140,14 +121,91 @@ impl Host {
             guard: Arc::default(),
             changes: Vec::new(),
             ledger,
+        };
+        for (ward, route) in wards {
+            host.add(ward, route, now);
         }
+        host
+    }
+
+    /// Hosts a ward, the last in the start order. Its slot.
+    pub(crate) fn add(&mut self, ward: Ward, route: Arc<Route>, now: Duration) -> usize {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        self.wards.push(Hosted::new(slot, ward, route, now));
+        slot
+    }
+
+    /// Describes a ward anew. What its program is begins with its next incarnation, the rest holds at once.
+    pub(crate) fn describe(&mut self, slot: usize, ward: Ward, outdated: bool) {
+        let Some(hosted) = self.at_mut(slot) else { return };
+        if let (Some(tail), ward::Work::Process(program)) = (&hosted.tail, &ward.work) {
+            tail.limit(program.output);
+        }
+        hosted.outdated |= outdated && hosted.running.is_some();
+        hosted.ward = ward;
+    }
+
+    /// The ward is to go: it is not started again, and no longer shown. To be stopped by the caller.
+    pub(crate) fn dismiss(&mut self, slot: usize) {
+        if let Some(hosted) = self.at_mut(slot) {
+            hosted.leaving = true;
+        }
+    }
+
+    /// Wards that are to go and do not run any more.
+    pub(crate) fn departed(&self) -> Vec<usize> {
+        let gone = self.wards.iter().filter(|hosted| hosted.leaving && hosted.running.is_none());
+        gone.map(|hosted| hosted.slot).collect()
+    }
+
+    /// It is gone.
+    pub(crate) fn forget(&mut self, slot: usize) -> Option<Ward> {
+        let index = self.index(slot)?;
+        Some(self.wards.remove(index).ward)
+    }
+
+    pub(crate) fn is_leaving(&self, slot: usize) -> bool {
+        self.at(slot).is_none_or(|hosted| hosted.leaving)
+    }
+
+    /// Wards that run as they were described before, in start order.
+    pub(crate) fn outdated(&self) -> Vec<String> {
+        let outdated = self.wards.iter().filter(|hosted| hosted.outdated && !hosted.leaving);
+        outdated.map(|hosted| hosted.ward.name().to_owned()).collect()
+    }
+
+    /// All of them, with where calls find them.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (&Ward, &Arc<Route>)> + Clone {
+        self.wards.iter().map(|hosted| (&hosted.ward, &hosted.route))
+    }
+
+    /// Slots in start order, of wards that are to go, too.
+    pub(crate) fn slots(&self) -> Vec<usize> {
+        self.wards.iter().map(|hosted| hosted.slot).collect()
+    }
+
+    fn index(&self, slot: usize) -> Option<usize> {
+        // While none has left, a slot is a position.
+        match self.wards.get(slot) {
+            Some(hosted) if hosted.slot == slot => Some(slot),
+            _ => self.wards.binary_search_by_key(&slot, |hosted| hosted.slot).ok(),
+        }
+    }
+
+    fn at(&self, slot: usize) -> Option<&Hosted> {
+        self.wards.get(self.index(slot)?)
+    }
+
+    fn at_mut(&mut self, slot: usize) -> Option<&mut Hosted> {
+        let index = self.index(slot)?;
+        self.wards.get_mut(index)
     }
 
     /// Takes over what a former image of this process held.
     pub(crate) fn hold_as_before(&mut self, held: &[(String, bool)]) {
         for (name, quarantined) in held {
-            if let Some(slot) = self.slot(name) {
-                let hosted = &mut self.wards[slot];
+            if let Some(hosted) = self.wards.iter_mut().find(|hosted| hosted.ward.name() == name) {
                 (hosted.held, hosted.quarantined) = (true, *quarantined);
                 hosted.phase = hosted.rest();
             }
@@ -156,7 +214,7 @@ impl Host {
 
     /// What stays down until someone starts it: names, and whether they are quarantined.
     pub(crate) fn held(&self) -> Vec<(String, bool)> {
-        let held = self.wards.iter().filter(|hosted| hosted.held);
+        let held = self.wards.iter().filter(|hosted| hosted.held && !hosted.leaving);
         held.map(|hosted| (hosted.ward.name().to_owned(), hosted.quarantined)).collect()
     }
 
@@ -164,17 +222,19 @@ impl Host {
         self.wards.len()
     }
 
+    /// Of a ward that is not to go.
     pub(crate) fn slot(&self, ward: &str) -> Option<usize> {
-        self.wards.iter().position(|hosted| hosted.ward.name() == ward)
+        let named = |hosted: &&Hosted| !hosted.leaving && hosted.ward.name() == ward;
+        self.wards.iter().find(named).map(|hosted| hosted.slot)
     }
 
     pub(crate) fn name(&self, slot: usize) -> Option<Arc<str>> {
-        self.wards.get(slot).map(|hosted| hosted.ward.spec.name.clone())
+        self.at(slot).map(|hosted| hosted.ward.spec.name.clone())
     }
 
     /// Full names of the gRPC services it answers.
     pub(crate) fn services(&self, slot: usize) -> &[String] {
-        self.wards.get(slot).map(|hosted| hosted.ward.services.as_slice()).unwrap_or_default()
+        self.at(slot).map(|hosted| hosted.ward.services.as_slice()).unwrap_or_default()
     }
 
     pub(crate) fn leaked(&self) -> u32 {
@@ -188,7 +248,7 @@ impl Host {
 
     /// What a ward's program printed; `None` if it is no process ward.
     pub(crate) fn output(&self, slot: usize) -> Option<&Tail> {
-        self.wards.get(slot)?.tail.as_deref()
+        self.at(slot)?.tail.as_deref()
     }
 
     pub(crate) fn runs_programs(&self) -> bool {
@@ -199,13 +259,14 @@ impl Host {
     pub(crate) fn measure(&mut self, census: &Census) -> v1::Usages {
         let at = Utc::now();
         let mut wards = Vec::new();
-        for (slot, hosted) in (0..).zip(&mut self.wards) {
+        for hosted in self.wards.iter_mut().filter(|hosted| !hosted.leaving) {
             let Some(group) = hosted.seat.group() else { continue };
             let mut usage = census.usage(group);
             // What a process used is not counted any more once it is gone and nobody waited for it.
             usage.cpu = usage.cpu.max(hosted.usage.map(|before| before.cpu).unwrap_or_default());
             hosted.usage = Some(usage);
             hosted.measured_at = at;
+            let slot = wire_slot(hosted.slot);
             wards.push(v1::WardUsage { slot, incarnation: hosted.number, usage: hosted.usage() });
         }
         v1::Usages { wards }
@@ -219,11 +280,12 @@ impl Host {
         let (node, runtime, ledger) = (self.node.clone(), self.runtime.clone(), self.ledger.clone());
         let (leaked, guard) = (self.leaked.clone(), self.guard.clone());
         let hosted = self.get(slot)?;
-        if hosted.running.is_some() || hosted.number != after {
+        if hosted.leaving || hosted.running.is_some() || hosted.number != after {
             return Err(hosted.other_incarnation(after));
         }
         hosted.number += 1;
         (hosted.held, hosted.quarantined, hosted.failed) = (false, false, false);
+        hosted.outdated = false;
         hosted.phase = Phase::Starting;
         hosted.started_at = Some(Utc::now());
         hosted.status = String::new();
@@ -300,7 +362,7 @@ impl Host {
 
     /// The present incarnation, if it has not ended.
     pub(crate) fn running(&self, slot: usize) -> Option<u64> {
-        self.wards.get(slot).and_then(|hosted| hosted.running.as_ref()).map(|r| r.incarnation.number)
+        self.at(slot).and_then(|hosted| hosted.running.as_ref()).map(|r| r.incarnation.number)
     }
 
     /// Waits until something happens to a ward. Cancel safe.
@@ -329,7 +391,7 @@ impl Host {
     pub(crate) fn settle(&mut self, noticed: Noticed) {
         match noticed {
             Noticed::Ready(slot, number) => {
-                let hosted = &mut self.wards[slot];
+                let Some(hosted) = self.at_mut(slot) else { return };
                 if hosted.number == number && hosted.phase == Phase::Starting {
                     hosted.phase = Phase::Running;
                     self.note(slot, None);
@@ -344,9 +406,10 @@ impl Host {
         if let Some(rest) = ended.rest {
             self.rests.spawn(rest);
         }
-        let node = self.node.clone();
-        let hosted = &mut self.wards[slot];
+        let (node, ledger) = (self.node.clone(), self.ledger.clone());
+        let Some(hosted) = self.at_mut(slot) else { return };
         hosted.running = None;
+        hosted.outdated = false;
         hosted.oldest_work = None;
         // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
         hosted.route.current.store(None);
@@ -359,7 +422,7 @@ impl Host {
             cut(&mut hosted.status, LONGEST_STATUS);
             // A failed call has been logged where it failed; a task or a program has not.
             if !matches!(hosted.ward.work, ward::Work::Service { .. }) {
-                self.ledger.write(error);
+                ledger.write(error);
             }
         }
         let exit = v1::Exit {
@@ -371,15 +434,16 @@ impl Host {
     }
 
     fn note(&mut self, slot: usize, exit: Option<v1::Exit>) {
-        let hosted = &self.wards[slot];
-        self.changes.push(v1::WardChange {
-            slot: u32::try_from(slot).unwrap_or(u32::MAX),
+        let Some(hosted) = self.at(slot) else { return };
+        let change = v1::WardChange {
+            slot: wire_slot(slot),
             incarnation: hosted.number,
             state: wire::state(hosted.phase).into(),
             exit,
             status: hosted.status.clone(),
             at: Some(timestamp(Utc::now())),
-        });
+        };
+        self.changes.push(change);
     }
 
     /// The changes since the last call, in order.
@@ -389,8 +453,9 @@ impl Host {
 
     /// Turns the rings of all hearts and takes note of what wards say of themselves.
     pub(crate) fn sweep(&mut self, now: Duration) {
-        for slot in 0..self.wards.len() {
-            let hosted = &mut self.wards[slot];
+        for index in 0..self.wards.len() {
+            let hosted = &mut self.wards[index];
+            let slot = hosted.slot;
             hosted.sweep.turn(&hosted.heart, now);
             let said = hosted.running.as_ref().map(|r| {
                 let mut said = r.incarnation.status.borrow().clone();
@@ -410,13 +475,13 @@ impl Host {
     /// The heartbeats since the last call: slot and what changed, for wards that beat or work.
     pub(crate) fn beats(&mut self, now: Duration) -> Vec<(usize, Delta)> {
         let mut beats = Vec::new();
-        for (slot, hosted) in self.wards.iter_mut().enumerate() {
+        for hosted in self.wards.iter_mut().filter(|hosted| !hosted.leaving) {
             let delta = hosted.sweep.delta(&hosted.heart, now);
             hosted.work_begun += u64::from(delta.begun);
             hosted.work_ended += u64::from(delta.ended);
             hosted.oldest_work = delta.oldest_work;
             if !delta.is_quiet() {
-                beats.push((slot, delta));
+                beats.push((hosted.slot, delta));
             }
         }
         beats
@@ -424,13 +489,30 @@ impl Host {
 
     /// All wards as they are now.
     pub(crate) fn view(&self) -> Vec<v1::Ward> {
-        self.wards.iter().map(|hosted| hosted.view(&self.node)).collect()
+        self.shown().map(|hosted| hosted.view(&self.node)).collect()
+    }
+
+    /// One ward as it is now.
+    pub(crate) fn view_of(&self, slot: usize) -> Option<v1::Ward> {
+        self.at(slot).map(|hosted| hosted.view(&self.node))
+    }
+
+    /// The slots of those in [`Self::view`]; empty if they are their positions.
+    pub(crate) fn view_slots(&self) -> Vec<u32> {
+        let slots = || self.shown().map(|hosted| hosted.slot);
+        if slots().enumerate().all(|(position, slot)| position == slot) {
+            return Vec::new();
+        }
+        slots().map(wire_slot).collect()
+    }
+
+    fn shown(&self) -> impl Iterator<Item = &Hosted> {
+        self.wards.iter().filter(|hosted| !hosted.leaving)
     }
 
     fn get(&mut self, slot: usize) -> Result<&mut Hosted, Error> {
         let node = self.node.clone();
-        self.wards
-            .get_mut(slot)
+        self.at_mut(slot)
             .ok_or_else(|| NodeError::Misconfigured(format!("node {node} has no ward in slot {slot}")).into())
     }
 }
@@ -448,7 +530,43 @@ fn short(error: Error) -> v1::Error {
     record
 }
 
+/// On the wire.
+pub(crate) fn wire_slot(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
 impl Hosted {
+    fn new(slot: usize, ward: Ward, route: Arc<Route>, now: Duration) -> Self {
+        Self {
+            slot,
+            outdated: false,
+            leaving: false,
+            heart: Arc::new(Heart::new(ward.spec.stall_timeout)),
+            sweep: Sweep::new(now),
+            phase: Phase::Stopped,
+            held: false,
+            quarantined: false,
+            failed: false,
+            number: 0,
+            running: None,
+            started_at: None,
+            last_error_id: String::new(),
+            status: String::new(),
+            work_begun: 0,
+            work_ended: 0,
+            oldest_work: None,
+            seat: Seat::default(),
+            usage: None,
+            measured_at: chrono::DateTime::UNIX_EPOCH,
+            tail: match &ward.work {
+                ward::Work::Process(program) => Some(Arc::new(Tail::new(program.output))),
+                _ => None,
+            },
+            ward,
+            route,
+        }
+    }
+
     fn other_incarnation(&self, asked: u64) -> Error {
         NodeError::OtherIncarnation { ward: self.ward.name().to_owned(), asked, present: self.number }.into()
     }

@@ -29,12 +29,14 @@ mod reexec;
 mod scribe;
 pub mod server;
 mod session;
+pub mod settings;
 pub mod story;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod text;
 mod ward;
+mod ways;
 mod wellform;
 pub mod wire;
 
@@ -42,7 +44,7 @@ pub use audience::Audience;
 pub use built_in::Services;
 pub use context::{WardContext, WorkUnit};
 pub use error::NodeError;
-pub use keeper::NodeSnapshot;
+pub use keeper::{NodeSnapshot, apply::Configuration};
 pub use ledger::Ledger;
 pub use node::{Node, NodeBuilder, NodeHandle, open, shutdown_signal};
 pub use ward::{OnPanic, Program, Ward};

@@ -197,6 +197,9 @@ fn exit_cause(exit: &v1::Exit) -> steward::Cause {
     }
 }
 
+/// Wards of one node that a supervisor takes on.
+pub const MOST_WARDS: usize = 1_024;
+
 /// Bytes of a name of a node, ward or group.
 const NAME: usize = 128;
 
@@ -217,23 +220,25 @@ pub fn check_name(of: &str, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The heartbeats of a report, with the wards' names. Columns of unequal length or slots out of
-/// range come from a hostile or broken peer: an error says which.
+/// The heartbeats of a report, with the wards' names by slot. Columns of unequal length or slots that
+/// no ward has come from a hostile or broken peer: an error says which.
 ///
 /// # Errors
 /// One line that says what does not fit.
-pub fn beats(report: &v1::Report, wards: &[Arc<str>]) -> Result<Vec<steward::Beat>, String> {
+pub fn beats<'a>(
+    report: &v1::Report,
+    ward: impl Fn(usize) -> Option<&'a Arc<str>>,
+) -> Result<Vec<steward::Beat>, String> {
     let n = report.slot.len();
     let columns = [&report.pulses, &report.work_begun, &report.work_ended, &report.oldest_work_ms];
-    if columns.iter().any(|column| column.len() != n) || n > wards.len() {
+    if columns.iter().any(|column| column.len() != n) {
         return Err(format!("a report whose columns do not have the same length (slots: {n})"));
     }
     let mut slot = 0usize;
     (0..n)
         .map(|i| {
             slot = slot.saturating_add(report.slot[i] as usize);
-            let ward =
-                wards.get(slot).ok_or_else(|| format!("a report about slot {slot}, which no ward has"))?;
+            let ward = ward(slot).ok_or_else(|| format!("a report about slot {slot}, which no ward has"))?;
             Ok(steward::Beat {
                 ward: ward.clone(),
                 pulses: report.pulses[i],

@@ -22,9 +22,11 @@ impl Steward {
         reports: Vec<WardReport>,
         groups: Vec<GroupSpec>,
     ) {
+        let names = groups.iter().map(|spec| spec.name.clone()).collect();
         for spec in groups {
             self.declare(spec, Origin::Declared);
         }
+        self.declares(name, &names);
         let again = self.nodes.get(name).is_some_and(|node| node.heard.is_some() && node.boot == boot);
         let reports = self.enroll(name, boot, again, reports);
         self.note(Some(name), None, What::NodeAttended { again }, Cause::default());

@@ -243,10 +243,8 @@ impl Steward {
             Event::NodeDetached { node, goodbye } => self.detach(&node, goodbye),
             Event::WardJoined { node, ward } => self.join(&node, ward),
             Event::WardLeft { ward } => self.leave(&ward),
-            Event::GroupDescribed { group, configured } => {
-                self.redescribe(group, Origin::said_by(configured))
-            }
-            Event::GroupWithdrawn { group, configured } => self.withdraw(&group, Origin::said_by(configured)),
+            Event::GroupDescribed { group, by } => self.redescribe(group, by),
+            Event::GroupWithdrawn { group, by } => self.withdraw(&group, by.as_ref()),
             Event::NodeLaunchable { node, takes, awaited } => self.launchable(&node, takes, awaited),
             Event::NodeUnlaunchable { node } => self.unlaunchable(&node),
             Event::LaunchNode { node, cause } => self.asked_launch(&node, cause),

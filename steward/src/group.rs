@@ -14,7 +14,8 @@ use crate::{
     plan::{End, Ending, Plan},
     tree::Member,
     types::{
-        AutoShutdown, Cause, GroupSpec, GroupView, Phase, Restart, Strategy, Time, Verdict, WardId, What,
+        AutoShutdown, Cause, GroupSpec, GroupView, NodeName, Phase, Restart, Strategy, Time, Verdict, WardId,
+        What,
     },
     ward::{Intent, Pending, Then},
 };
@@ -28,16 +29,12 @@ pub(crate) enum Origin {
     Implied,
 }
 
-impl Origin {
-    pub(crate) fn said_by(configured: bool) -> Self {
-        if configured { Self::Configured } else { Self::Declared }
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
     pub(crate) origin: Origin,
+    /// Nodes that declare it.
+    pub(crate) declared_by: BTreeSet<NodeName>,
     /// As the spec says, unless that is impossible.
     pub(crate) parent: Option<Arc<str>>,
     pub(crate) subgroups: BTreeSet<Arc<str>>,
@@ -57,6 +54,7 @@ impl Group {
         Self {
             spec,
             origin,
+            declared_by: BTreeSet::new(),
             parent: None,
             subgroups: BTreeSet::new(),
             members: Vec::new(),
@@ -79,7 +77,8 @@ impl Group {
     }
 
     pub(crate) fn is_worth_keeping(&self) -> bool {
-        self.origin == Origin::Configured || !self.members.is_empty() || !self.subgroups.is_empty()
+        let described = self.origin == Origin::Configured || !self.declared_by.is_empty();
+        described || !self.members.is_empty() || !self.subgroups.is_empty()
     }
 
     /// It is stopping its wards because it gave up or shuts down.

@@ -1,6 +1,9 @@
 //! Nodes: their sessions, reports and silences.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use crate::{
     core::Steward,
@@ -246,6 +249,7 @@ impl Steward {
         for id in &order {
             self.remove_ward(id);
         }
+        self.declares(name, &BTreeSet::new());
         self.prune_groups();
     }
 

@@ -356,17 +356,17 @@ pub enum Event {
     GroupDescribed {
         /// What it is from now on.
         group: GroupSpec,
-        /// It wins over what nodes declare under the same name, as with
-        /// [`Steward::with_groups`](crate::Steward::with_groups).
-        configured: bool,
+        /// The node that declares it. `None`: it is configured, and wins over what nodes declare under the
+        /// same name, as with [`Steward::with_groups`](crate::Steward::with_groups).
+        by: Option<NodeName>,
     },
-    /// A group is described no longer: it has the default strategy and limits for as long as there are
-    /// wards in it.
+    /// Someone describes a group no longer. If nobody does, it has the default strategy and limits for as long
+    /// as there are wards in it.
     GroupWithdrawn {
         /// Its name.
         group: Arc<str>,
-        /// It was configured, not declared by a node.
-        configured: bool,
+        /// The node that declared it. `None`: it was configured.
+        by: Option<NodeName>,
     },
     /// A node no longer hosts a ward. What is known of it is forgotten; nothing is stopped.
     WardLeft {

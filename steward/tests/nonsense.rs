@@ -132,12 +132,12 @@ fn event() -> impl Strategy<Value = Event> {
             _ => Event::WardExited { ward, incarnation, kind, cause: Cause::default() },
         });
     let comes = (name(), report()).prop_map(|(node, ward)| Event::WardJoined { node: node.into(), ward });
-    let told = (group(), 0..4_u8).prop_map(|(group, what)| {
-        let configured = what % 2 == 0;
-        if what < 2 {
-            Event::GroupDescribed { group, configured }
+    let told = (group(), prop::option::of(name()), any::<bool>()).prop_map(|(group, by, described)| {
+        let by = by.map(Into::into);
+        if described {
+            Event::GroupDescribed { group, by }
         } else {
-            Event::GroupWithdrawn { group: group.name, configured }
+            Event::GroupWithdrawn { group: group.name, by }
         }
     });
     let goes = id().prop_map(|ward| Event::WardLeft { ward });

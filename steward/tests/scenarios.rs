@@ -104,19 +104,36 @@ fn one_for_all_stops_the_others_in_reverse_order_and_starts_all_in_order() {
 fn a_group_that_is_described_anew_goes_on_as_it_is_and_heals_as_it_is_told() {
     let mut world = group(Strategy::OneForOne);
     let spec = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::new("g") };
-    world.step(Event::GroupDescribed { group: spec.clone(), configured: true });
+    world.step(Event::GroupDescribed { group: spec.clone(), by: None });
     world.run(ms(5_000));
     assert_eq!(world.commands(), Vec::<String>::new());
     // What a node declares does not change what is configured.
-    world.step(Event::GroupDescribed { group: GroupSpec::new("g"), configured: false });
+    world.step(Event::GroupDescribed { group: GroupSpec::new("g"), by: Some("n".into()) });
     world.crash(&id("b"));
     world.run(ms(1_000));
     assert_eq!(world.commands(), ["-c", "-a", "+a", "+b", "+c"]);
     world.log.clear();
-    world.step(Event::GroupWithdrawn { group: "g".into(), configured: true });
+    world.step(Event::GroupWithdrawn { group: "g".into(), by: None });
     world.crash(&id("b"));
     world.run(ms(1_000));
     assert_eq!(world.commands(), ["+b"]);
+}
+
+#[test]
+fn a_group_that_is_declared_waits_for_its_wards() {
+    let mut steward = Steward::new(Config::default());
+    let pool = GroupSpec { intensity: 77, ..GroupSpec::new("pool") };
+    let attach = |groups| Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![], groups };
+    steward.step(ms(0), attach(vec![pool]));
+    let spec = WardSpec { group: Some("pool".into()), ..WardSpec::new("a") };
+    let ward = WardReport { spec, phase: Phase::Stopped, incarnation: 0, held: false, failed: false };
+    steward.step(ms(1), Event::WardJoined { node: "n".into(), ward });
+    assert_eq!(steward.group("pool", ms(1)).expect("it").spec.intensity, 77);
+    steward.step(ms(2), Event::WardLeft { ward: id("a") });
+    assert_eq!(steward.groups(ms(2)).count(), 1);
+    // Declared by nobody, and empty.
+    steward.step(ms(3), attach(vec![]));
+    assert_eq!(steward.groups(ms(3)).count(), 0);
 }
 
 #[test]

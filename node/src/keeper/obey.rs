@@ -23,7 +23,7 @@ impl Keeper {
             span.in_scope(|| {
                 tracing::info!(kind = command.kind.as_ref().map_or("?", command_name), "{reason}")
             });
-            self.execute(command.kind).await
+            self.execute(id, command.kind).await
         };
         let error = outcome.err().map(|error: Error| error.at(self.name(), "", 0));
         if let Some(error) = &error {
@@ -33,7 +33,7 @@ impl Keeper {
         next
     }
 
-    async fn execute(&mut self, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
+    async fn execute(&mut self, id: u64, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
         use v1::command::Kind;
         let now = self.lived;
         let host = &mut self.setup.host;
@@ -54,6 +54,7 @@ impl Keeper {
                 self.drain(drain.on).await;
                 (Ok(()), Next::Go)
             }
+            Some(Kind::ApplyConfig(apply)) => (self.asked_to_apply(id, apply.dry_run), Next::Go),
             Some(Kind::RestartNode(restart)) => {
                 let drain = wire::to_duration(restart.drain_timeout).unwrap_or(Duration::from_secs(10));
                 (Ok(()), Next::Restart(drain))
@@ -75,5 +76,6 @@ fn command_name(kind: &v1::command::Kind) -> &'static str {
         Kind::RestartNode(_) => "restart node",
         Kind::Drain(_) => "drain",
         Kind::Hold(_) => "hold",
+        Kind::ApplyConfig(_) => "apply its configuration",
     }
 }

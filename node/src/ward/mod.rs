@@ -46,6 +46,7 @@ const ABORT_PATIENCE: Duration = Duration::from_millis(250);
 pub struct Ward {
     pub(crate) spec: WardSpec,
     pub(crate) services: Vec<String>,
+    pub(crate) descriptors: Vec<&'static [u8]>,
     pub(crate) work: Work,
 }
 
@@ -109,7 +110,7 @@ impl Ward {
     }
 
     fn new(name: impl Into<Arc<str>>, work: Work) -> Self {
-        Self { spec: WardSpec::new(name), services: Vec::new(), work }
+        Self { spec: WardSpec::new(name), services: Vec::new(), descriptors: Vec::new(), work }
     }
 
     /// Puts it into a group. A name without a declaration has the default strategy and limits.
@@ -179,6 +180,14 @@ impl Ward {
         if let Work::Service { on_panic, .. } = &mut self.work {
             *on_panic = what;
         }
+        self
+    }
+
+    /// An encoded `FileDescriptorSet` that server reflection tells while the node hosts this ward: for one that
+    /// comes and goes. (Those given to [`NodeBuilder::descriptors`](crate::NodeBuilder::descriptors) stay.)
+    #[must_use]
+    pub fn descriptors(mut self, encoded: &'static [u8]) -> Self {
+        self.descriptors.push(encoded);
         self
     }
 

@@ -90,6 +90,13 @@ impl Fleet {
                         tracing::error!(%node, "the launcher does not take orders; the steward will order again");
                     }
                 }
+                Deed::Configure(launches) => {
+                    if self.launcher.try_send(launcher::Told::Configure(launches)).is_err() {
+                        tracing::error!(
+                            "the launcher does not take orders: it goes on with the nodes it knew"
+                        );
+                    }
+                }
                 Deed::Answer { to, taken_on } => {
                     // Whoever waits for the effect must not take an older picture for it.
                     if self.state_changed {

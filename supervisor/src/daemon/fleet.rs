@@ -28,7 +28,7 @@ use wardkeep_proto::{
 use wardkeep_steward::{Cause, Config, Event, GroupSpec, Steward, WardId};
 
 use super::{
-    SupervisorError,
+    Configuration, SupervisorError, apply,
     chronicle::{Chronicle, Deed},
     directory,
     error_store::{ErrorStore, Found},
@@ -37,6 +37,7 @@ use super::{
     launcher::{self, How},
     output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
+    rollout::Rollouts,
     wish::Wish,
 };
 
@@ -97,6 +98,16 @@ pub(super) enum Msg {
         actor: String,
         answer: oneshot::Sender<Result<(), Error>>,
     },
+    /// The supervisor's configuration file, read anew.
+    ApplyOwn {
+        now: Box<Configuration>,
+        wanted: apply::Wanted,
+    },
+    /// A node is to read its own.
+    ApplyOfNode {
+        node: String,
+        wanted: apply::Wanted,
+    },
     /// For a picture that shows all that has been told of.
     Look {
         answer: oneshot::Sender<Arc<v1::Fleet>>,
@@ -123,6 +134,8 @@ pub(super) struct Settings {
     pub(super) groups: Vec<GroupSpec>,
     /// Nodes that can be launched, and how.
     pub(super) launchable: BTreeMap<String, How>,
+    /// What it is configured by, if that is a file.
+    pub(super) config: Option<apply::ConfigFile>,
     /// The supervisor's own errors.
     pub(super) ledger: Ledger,
 }
@@ -153,6 +166,8 @@ pub(super) struct Fleet {
     pub(super) questions: Questions,
     /// Nodes that were told to restart in place and have not answered.
     pub(super) deaf: Deaf,
+    pub(super) applying: apply::Applying,
+    pub(super) rollouts: Rollouts,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
     pub(super) launcher: mpsc::Sender<launcher::Told>,
@@ -189,6 +204,8 @@ impl Fleet {
             errors: ErrorStore::default(),
             questions: Questions::default(),
             deaf: Deaf::default(),
+            applying: apply::Applying::default(),
+            rollouts: Rollouts::new(),
             picture,
             view,
             launcher,
@@ -215,6 +232,7 @@ impl Fleet {
             self.carry_out();
             self.tell_of_the_lost();
             self.launch_the_deaf();
+            self.go_on_rolling();
             self.chronicle.commit();
             self.collect_own_errors();
             let idle = self.idle_for();
@@ -292,6 +310,8 @@ impl Fleet {
                 let taken_on = self.wish(wish, cause, actor);
                 self.chronicle.deed(Deed::Answer { to: answer, taken_on });
             }
+            Msg::ApplyOwn { now, wanted } => self.apply_own(now, wanted),
+            Msg::ApplyOfNode { node, wanted } => self.apply_of_node(&node, wanted),
             Msg::Look { answer } => {
                 if self.state_changed {
                     self.show();
@@ -371,6 +391,7 @@ impl Fleet {
         let Some(old) = record.session.take() else { return };
         self.sessions.remove(&old.id);
         self.questions.forget(old.id);
+        self.applying.forget(old.id);
         if record.boot != boot {
             let error = taken(name, pid, boot);
             let error = error.at(super::NAME, "", 0);
@@ -387,7 +408,8 @@ impl Fleet {
                 record.last_report_at = Some(Utc::now());
                 record.leaked_threads = report.leaked_threads;
                 self.reported = true;
-                match wire::beats(&report, &record.names) {
+                let ward = |slot| record.name(u32::try_from(slot).ok()?);
+                match wire::beats(&report, ward) {
                     Ok(beats) => {
                         record.hear(&beats);
                         let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
@@ -399,7 +421,7 @@ impl Fleet {
             Up::WardChange(change) => {
                 record.apply(&change);
                 self.state_changed = true;
-                let Some(ward) = record.names.get(change.slot as usize).cloned() else {
+                let Some(ward) = record.name(change.slot).cloned() else {
                     return self.expel(&name, format!("a change of slot {}, which no ward has", change.slot));
                 };
                 let ward = WardId { node: name, ward };
@@ -411,6 +433,7 @@ impl Fleet {
             Up::CommandDone(done) => {
                 self.deaf.answered(&name, done.id);
                 if let Some(error) = done.error {
+                    self.apply_refused(&name, done.id, &error);
                     tracing::warn!(node = %name, command = done.id, error = %error.id, "a command was refused: {}", error.what);
                 }
             }
@@ -430,6 +453,10 @@ impl Fleet {
                 record.measured(usages);
                 self.reported = true;
             }
+            Up::WardJoined(joined) => self.joined(name, joined),
+            Up::WardLeft(left) => self.ward_left(name, left.slot),
+            Up::GroupsChanged(changed) => self.groups_changed(name, changed.groups),
+            Up::ConfigAnswer(answer) => self.config_answered(&name, answer),
             Up::Hello(_) => self.expel(&name, "a second Hello".to_owned()),
         }
     }
@@ -441,7 +468,7 @@ impl Fleet {
     }
 
     /// Ends the session of a node that does not keep to the protocol.
-    fn expel(&mut self, name: &Arc<str>, what: String) {
+    pub(super) fn expel(&mut self, name: &Arc<str>, what: String) {
         let error = Error::from(SupervisorError::Protocol(what));
         let error = error.at(super::NAME, "", 0);
         self.settings.ledger.write(&error);
@@ -456,6 +483,7 @@ impl Fleet {
         let session = self.nodes.get_mut(name)?.session.take()?;
         self.sessions.remove(&session.id);
         self.questions.forget(session.id);
+        self.applying.forget(session.id);
         self.state_changed = true;
         Some(session)
     }
@@ -484,6 +512,7 @@ impl Fleet {
             started_at: Some(self.started_at),
             last_event_sequence: self.chronicle.last(),
             history: Some(self.chronicle.picture()),
+            config_file: self.settings.config.as_ref().map(|file| file.path.clone()).unwrap_or_default(),
         };
         let now = self.now();
         let fleet = record::fleet(supervisor, &self.nodes, &self.settings.launchable, &self.steward, now);

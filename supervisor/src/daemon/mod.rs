@@ -5,6 +5,7 @@
 //! the `operator` API and the `launcher` send it messages; what it publishes are immutable pictures
 //! ([`wardkeep_proto::v1::Fleet`], the directory's view) and a log of events.
 
+mod apply;
 mod attend;
 mod chronicle;
 mod deeds;
@@ -18,11 +19,13 @@ mod hello;
 mod history;
 mod launch;
 mod launcher;
+mod members;
 mod operator;
 mod output;
 mod pidfile;
 mod record;
 mod resume;
+mod rollout;
 mod tame;
 mod wish;
 
@@ -48,6 +51,7 @@ use wardkeep_proto::{
 };
 use wardkeep_steward::{Config, GroupSpec};
 
+pub use apply::Configuration;
 pub use error::SupervisorError;
 pub use launcher::{COMMAND_TIMEOUT, How, Launch};
 
@@ -61,6 +65,8 @@ const INBOX: usize = 1_024;
 pub const HISTORY_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// ... and up to so many bytes.
 pub const HISTORY_BYTES: u64 = 256 << 20;
+/// Nodes take over their own wards after so long without a session, unless told otherwise.
+pub const MANDATE_GRACE: Duration = Duration::from_secs(2);
 /// What it is called in errors that arise in it.
 const NAME: &str = "supervisor";
 /// Sessions of nodes at a time, unless told otherwise.
@@ -79,9 +85,45 @@ pub struct SupervisorBuilder {
     sessions: usize,
     insecure: bool,
     retention: history::Retention,
+    config: Option<apply::ConfigFile>,
 }
 
 impl SupervisorBuilder {
+    /// Takes a configuration over, in the place of what was told of the same before.
+    pub fn as_configured(mut self, now: Configuration) -> Self {
+        let Configuration {
+            steward,
+            mandate_grace,
+            history: (max_age, max_bytes),
+            groups,
+            launches,
+            entries: _,
+        } = now;
+        self.steward = Config { seed: self.steward.seed, ..steward };
+        (self.mandate_grace, self.groups, self.launches) = (mandate_grace, groups, launches);
+        self.history(max_age, max_bytes)
+    }
+
+    /// The same, out of a file: `read` reads it anew when an operator has it applied (`wardkeep config apply`), and
+    /// says in one line what is wrong with it. It may block.
+    pub fn configured(
+        mut self,
+        file: impl Into<String>,
+        now: Configuration,
+        read: impl Fn() -> Result<Configuration, String> + Send + Sync + 'static,
+    ) -> Self {
+        let now_entries = now.entries.clone();
+        self.config =
+            Some(apply::ConfigFile { path: file.into(), entries: now_entries, read: Arc::new(read) });
+        self.as_configured(now)
+    }
+
+    /// Seed of the jitter of pauses.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.steward.seed = seed;
+        self
+    }
+
     /// How the steward judges and heals.
     pub fn steward(mut self, config: Config) -> Self {
         self.steward = config;
@@ -169,7 +211,7 @@ impl Supervisor {
     pub fn builder() -> SupervisorBuilder {
         SupervisorBuilder {
             steward: Config::default(),
-            mandate_grace: Duration::from_secs(2),
+            mandate_grace: MANDATE_GRACE,
             groups: Vec::new(),
             launches: Vec::new(),
             data_dir: None,
@@ -177,6 +219,7 @@ impl Supervisor {
             sessions: SESSIONS,
             insecure: false,
             retention: history::Retention { max_age: HISTORY_AGE, max_bytes: HISTORY_BYTES },
+            config: None,
         }
     }
 
@@ -210,6 +253,7 @@ impl Supervisor {
             to_fleet.clone(),
             picture.subscribe(),
             operator::Past { reader: history.reader(), followers: followers.downgrade() },
+            builder.config.as_ref().map(|config| config.read.clone()),
         );
         let ledger = Ledger::new();
         let attend = attend::Attend::new(to_fleet.clone(), builder.sessions, ledger.clone());
@@ -231,6 +275,7 @@ impl Supervisor {
             mandate_grace: builder.mandate_grace,
             groups: builder.groups,
             launchable,
+            config: builder.config,
             ledger,
         };
         let remembered =

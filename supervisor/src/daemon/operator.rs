@@ -16,12 +16,12 @@ use tonic::{Request, Response, Status};
 use wardkeep_proto::{
     Error,
     context::{self, DEFAULT_DEADLINE},
-    v1::{self, operator_server::Operator},
+    v1::{self, ConfigAction, operator_server::Operator},
 };
 use wardkeep_steward::{Cause, GroupSpec, WardId};
 
 use super::{
-    SupervisorError,
+    SupervisorError, apply,
     error_store::Found,
     fleet::Msg,
     history::{Filter, Reader},
@@ -42,6 +42,8 @@ pub(super) struct Api {
     past: Past,
     /// Of those who read output.
     seats: Arc<Semaphore>,
+    /// The supervisor's own configuration file.
+    config: Option<apply::Read>,
 }
 
 /// What happened, and what is to come.
@@ -56,18 +58,13 @@ impl Api {
         fleet: mpsc::Sender<Msg>,
         picture: watch::Receiver<Arc<v1::Fleet>>,
         past: Past,
+        config: Option<apply::Read>,
     ) -> Self {
-        Self { fleet, picture, past, seats: Arc::new(Semaphore::new(READERS)) }
+        Self { fleet, picture, past, seats: Arc::new(Semaphore::new(READERS)), config }
     }
 
     async fn wish(&self, wish: Wish, reason: &str, actor: &str) -> Result<(), Error> {
-        let (mut reason, mut actor) = (reason.to_owned(), actor.to_owned());
-        tame::sentence(&mut reason);
-        tame::id(&mut actor);
-        let asked = if actor.is_empty() { "an operator".to_owned() } else { format!("{actor} asked for it") };
-        let reason = if reason.is_empty() { asked } else { format!("{asked}: {reason}") };
-        let cause =
-            Cause { reason, traceparent: context::current().and_then(|c| c.traceparent), ..Cause::default() };
+        let (cause, actor) = who_and_why(reason, actor);
         let (answer, answered) = oneshot::channel();
         let msg = Msg::Wish { wish, cause, actor, answer };
         self.fleet.send(msg).await.map_err(|_| SupervisorError::ShuttingDown)?;
@@ -93,7 +90,7 @@ impl Api {
         mut seen: impl FnMut(&v1::Fleet) -> Result<Option<T>, String>,
     ) -> Result<T, Error> {
         let begun = Instant::now();
-        let deadline = context::current().map_or(begun + DEFAULT_DEADLINE, |c| c.deadline) - MARGIN;
+        let deadline = Self::deadline(begun);
         let mut picture = self.picture.clone();
         loop {
             let now = picture.borrow_and_update().clone();
@@ -163,6 +160,97 @@ impl Api {
             Some(after.await?)
         };
         Ok(v1::NodeOutcome { before: Some(before), after })
+    }
+}
+
+fn who_and_why(reason: &str, actor: &str) -> (Cause, String) {
+    let (mut reason, mut actor) = (reason.to_owned(), actor.to_owned());
+    tame::sentence(&mut reason);
+    tame::id(&mut actor);
+    let asked = if actor.is_empty() { "an operator".to_owned() } else { format!("{actor} asked for it") };
+    let reason = if reason.is_empty() { asked } else { format!("{asked}: {reason}") };
+    let traceparent = context::current().and_then(|c| c.traceparent);
+    (Cause { reason, traceparent, ..Cause::default() }, actor)
+}
+
+impl Api {
+    /// When we give up waiting, so that the caller hears of it.
+    fn deadline(begun: Instant) -> Instant {
+        context::current().map_or(begun + DEFAULT_DEADLINE, |c| c.deadline) - MARGIN
+    }
+
+    /// Has a file applied; answers what has changed, before its effect is seen.
+    async fn apply(&self, request: &v1::ConfigRequest) -> Result<v1::ConfigOutcome, Error> {
+        let begun = Instant::now();
+        let (cause, actor) = who_and_why(&request.reason, &request.actor);
+        let (answer, answered) = oneshot::channel();
+        let wanted = apply::Wanted { dry_run: request.dry_run, cause, actor, answer };
+        let node = request.node.clone();
+        let msg = async {
+            if !node.is_empty() {
+                return Ok(Some(Msg::ApplyOfNode { node: node.clone(), wanted }));
+            }
+            let Some(read) = self.config.clone() else { return Ok(None) };
+            let read = tokio::task::spawn_blocking(move || read()).await;
+            let now = read.unwrap_or_else(|e| Err(format!("the file cannot be read: {e}")));
+            now.map(|now| Some(Msg::ApplyOwn { now: Box::new(now), wanted }))
+        };
+        let late = || {
+            let of = if node.is_empty() { "the supervisor" } else { &node };
+            let what = format!("the configuration of {of}, to be applied");
+            Error::from(SupervisorError::NotSeen { what, waited: begun.elapsed() })
+        };
+        let made = timeout_at(Self::deadline(begun), async {
+            let Some(msg) = msg.await.map_err(SupervisorError::Unfit)? else {
+                return Ok(v1::ConfigOutcome { hosted_from_code: true, ..Default::default() });
+            };
+            self.fleet.send(msg).await.map_err(|_| SupervisorError::ShuttingDown)?;
+            // The session it was asked for in has ended.
+            answered.await.map_err(|_| SupervisorError::NotAttending(node.clone()))?
+        });
+        made.await.map_err(|_| late())?
+    }
+
+    /// Waits until the wards that were to be restarted, and those that are new, run.
+    async fn until_applied(
+        &self,
+        node: &str,
+        before: &v1::Fleet,
+        outcome: &v1::ConfigOutcome,
+    ) -> Result<(), Error> {
+        let added =
+            |change: &&v1::ConfigChange| change.noun == "ward" && change.action() == ConfigAction::Added;
+        let whole = |change: &&v1::ConfigChange| change.key.is_empty();
+        let added = outcome.changes.iter().filter(added).filter(whole).map(|change| &change.name);
+        let request = |ward: &String| v1::WardRequest {
+            node: node.to_owned(),
+            ward: ward.clone(),
+            ..Default::default()
+        };
+        let known = |ward: &String| find_ward(before, &request(ward)).map_or(0, |ward| ward.incarnation);
+        let restarts = outcome.restarts.iter().map(|ward| (request(ward), known(ward)));
+        for (request, incarnation) in restarts.chain(added.map(|ward| (request(ward), 0))) {
+            let what = format!("{node}/{} as it is configured now", request.ward);
+            let seen = |fleet: &v1::Fleet| {
+                let ward = find_ward(fleet, &request);
+                let quarantined = |ward: &v1::Ward| ward.state() == v1::WardState::Quarantined;
+                match ward {
+                    Some(now) if quarantined(&now) => Err(format!("it is quarantined ({})", now.status)),
+                    Some(now) if now.state() == v1::WardState::Running && now.incarnation > incarnation => {
+                        Ok(Some(()))
+                    }
+                    // It waits for an operator.
+                    Some(now) if now.state() == v1::WardState::Stopped && incarnation == 0 => {
+                        Ok(now.spec.is_some_and(|spec| spec.manual_start).then_some(()))
+                    }
+                    Some(_) => Ok(None),
+                    // It comes with the next picture, or somebody has removed it.
+                    None => Ok((incarnation > 0).then_some(())),
+                }
+            };
+            self.wait(what, seen).await?;
+        }
+        Ok(())
     }
 }
 
@@ -242,6 +330,20 @@ impl Operator for Api {
         let wish = Wish::Drain { node: request.node.clone(), on: false };
         let seen = |_: &v1::Node, now: &v1::Node| !now.draining;
         Ok(Response::new(self.change_node(request, wish, "undrain", seen).await?))
+    }
+
+    async fn apply_config(
+        &self,
+        request: Request<v1::ConfigRequest>,
+    ) -> Result<Response<v1::ConfigOutcome>, Status> {
+        let mut request = request.into_inner();
+        tame::sentence(&mut request.node);
+        let before = self.look().await?;
+        let outcome = self.apply(&request).await?;
+        if !request.dry_run && !request.detach {
+            self.until_applied(&request.node, &before, &outcome).await?;
+        }
+        Ok(Response::new(outcome))
     }
 
     async fn list_errors(

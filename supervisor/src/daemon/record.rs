@@ -23,15 +23,30 @@ pub(super) struct NodeRecord {
     pub(super) info: v1::NodeInfo,
     pub(super) boot: Uuid,
     pub(super) session: Option<Session>,
-    /// In slot order.
-    pub(super) wards: Vec<v1::Ward>,
-    pub(super) names: Vec<Arc<str>>,
+    /// By slot.
+    wards: BTreeMap<u32, Known>,
     slots: HashMap<Arc<str>, u32>,
+    /// The lowest slot that a ward which joins may have: none is used twice in a session.
+    next_slot: u32,
+    /// Groups it declares.
+    pub(super) groups: Vec<v1::GroupSpec>,
     pub(super) draining: bool,
     pub(super) leaked_threads: u32,
     pub(super) last_report_at: Option<DateTime<Utc>>,
-    /// In slot order.
-    signs: Vec<Sign>,
+}
+
+/// What is known of a ward.
+struct Known {
+    name: Arc<str>,
+    ward: v1::Ward,
+    sign: Sign,
+}
+
+impl Known {
+    fn new(ward: v1::Ward) -> Self {
+        let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into();
+        Self { name, ward, sign: Sign::default() }
+    }
 }
 
 /// The last sign of life of a ward, as reports tell: nothing of one that neither pulses nor works.
@@ -52,15 +67,15 @@ impl NodeRecord {
     pub(super) fn new(hello: &v1::Hello, boot: Uuid, session: Session, peer: Option<IpAddr>) -> Self {
         let mut info = hello.node.clone().unwrap_or_default();
         info.uri = reachable_at(&info.uri, peer);
-        let name = |ward: &v1::Ward| -> Arc<str> {
-            ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into()
-        };
-        let names: Vec<_> = hello.wards.iter().map(name).collect();
+        let positions = (0..).take(hello.wards.len());
+        let slots = if hello.slots.is_empty() { positions.collect() } else { hello.slots.clone() };
+        let wards: BTreeMap<_, _> =
+            slots.into_iter().zip(hello.wards.iter().cloned().map(Known::new)).collect();
         Self {
-            slots: names.iter().cloned().zip(0..).collect(),
-            signs: vec![Sign::default(); names.len()],
-            names,
-            wards: hello.wards.clone(),
+            slots: wards.iter().map(|(slot, known)| (known.name.clone(), *slot)).collect(),
+            next_slot: wards.last_key_value().map_or(0, |(slot, _)| slot.saturating_add(1)),
+            wards,
+            groups: hello.groups.clone(),
             info,
             boot,
             session: Some(session),
@@ -70,14 +85,51 @@ impl NodeRecord {
         }
     }
 
+    /// A ward joins, or one that is known is described anew.
+    ///
+    /// # Errors
+    /// One line: the slot is another ward's, or was.
+    pub(super) fn join(&mut self, slot: u32, ward: v1::Ward) -> Result<(), String> {
+        let mut known = Known::new(ward);
+        match (self.slots.get(&known.name), self.wards.get(&slot)) {
+            (Some(place), _) if *place == slot => {
+                known.sign = self.wards.get(&slot).map(|known| known.sign).unwrap_or_default();
+            }
+            (None, None) if slot >= self.next_slot => self.next_slot = slot.saturating_add(1),
+            _ => return Err(format!("ward {} joins in slot {slot}, which is not free", known.name)),
+        }
+        self.slots.insert(known.name.clone(), slot);
+        self.wards.insert(slot, known);
+        Ok(())
+    }
+
+    /// A ward leaves: its name, if there is one in that slot.
+    pub(super) fn leave(&mut self, slot: u32) -> Option<Arc<str>> {
+        let known = self.wards.remove(&slot)?;
+        self.slots.remove(&known.name);
+        Some(known.name)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.wards.len()
+    }
+
+    /// The ward in a slot.
+    pub(super) fn ward(&self, slot: u32) -> Option<&v1::Ward> {
+        self.wards.get(&slot).map(|known| &known.ward)
+    }
+
+    /// The name of the ward in a slot.
+    pub(super) fn name(&self, slot: u32) -> Option<&Arc<str>> {
+        self.wards.get(&slot).map(|known| &known.name)
+    }
+
     /// A report arrived.
     pub(super) fn hear(&mut self, beats: &[Beat]) {
         let now = Instant::now();
         for beat in beats {
-            let Some(sign) = self.slots.get(&beat.ward).and_then(|slot| self.signs.get_mut(*slot as usize))
-            else {
-                continue;
-            };
+            let known = self.slots.get(&beat.ward).and_then(|slot| self.wards.get_mut(slot));
+            let Some(Known { sign, .. }) = known else { continue };
             if beat.pulses + beat.work_begun + beat.work_ended > 0 {
                 sign.lived = Some(now);
             }
@@ -87,7 +139,7 @@ impl NodeRecord {
 
     /// What was last known of a ward, or of the node alone.
     pub(super) fn evidence(&self, ward: Option<&str>) -> v1::Evidence {
-        let sign = ward.and_then(|ward| self.signs.get(self.slot(ward)? as usize));
+        let sign = ward.and_then(|ward| self.wards.get(&self.slot(ward)?)).map(|known| known.sign);
         let oldest = sign.and_then(|sign| sign.oldest).map(|(age, at)| age.saturating_add(at.elapsed()));
         let silent = self.last_report_at.and_then(|at| (Utc::now() - at).to_std().ok());
         v1::Evidence {
@@ -99,7 +151,7 @@ impl NodeRecord {
 
     /// The group of the ward in a slot.
     pub(super) fn group(&self, slot: u32) -> String {
-        let spec = self.wards.get(slot as usize).and_then(|ward| ward.spec.as_ref());
+        let spec = self.ward(slot).and_then(|ward| ward.spec.as_ref());
         match spec {
             Some(spec) if !spec.group.is_empty() => spec.group.clone(),
             _ => GroupSpec::of_node(&self.info.name).name.to_string(),
@@ -112,27 +164,25 @@ impl NodeRecord {
 
     /// It was told to keep a ward down.
     pub(super) fn hold(&mut self, slot: u32) {
-        if let Some(ward) = self.wards.get_mut(slot as usize) {
-            ward.held = true;
+        if let Some(known) = self.wards.get_mut(&slot) {
+            known.ward.held = true;
         }
     }
 
     /// Takes over what programs use.
     pub(super) fn measured(&mut self, usages: v1::Usages) {
         for measured in usages.wards {
-            if let Some(ward) = self.wards.get_mut(measured.slot as usize) {
-                ward.usage = measured.usage;
+            if let Some(known) = self.wards.get_mut(&measured.slot) {
+                known.ward.usage = measured.usage;
             }
         }
     }
 
     /// Takes over a change that the node told.
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
-        let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
+        let Some(Known { ward, sign, .. }) = self.wards.get_mut(&change.slot) else { return };
         ward.status.clone_from(&change.status);
-        if change.state() == v1::WardState::Starting
-            && let Some(sign) = self.signs.get_mut(change.slot as usize)
-        {
+        if change.state() == v1::WardState::Starting {
             *sign = Sign::default();
         }
         if matches!(change.state(), v1::WardState::Starting | v1::WardState::Stopped) {
@@ -171,7 +221,7 @@ pub(super) fn fleet(
     let mut wards = Vec::new();
     for view in steward.wards(now) {
         let Some(record) = nodes.get(&view.id.node) else { continue };
-        let known = record.slot(&view.id.ward).and_then(|slot| record.wards.get(slot as usize));
+        let known = record.slot(&view.id.ward).and_then(|slot| record.ward(slot));
         let unreachable =
             node_views.get(&view.id.node).is_none_or(|node| node.verdict == Verdict::Unreachable);
         wards.push(ward(&view, known, unreachable));

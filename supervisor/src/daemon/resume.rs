@@ -92,8 +92,7 @@ impl Fleet {
     fn resume_restart(&mut self, node: &Arc<str>, intent: Intent, why: Cause) {
         let ward = WardId::new(node.clone(), intent.ward.as_str());
         let record = self.nodes.get(node);
-        let state =
-            record.and_then(|record| Some(record.wards.get(record.slot(&ward.ward)? as usize)?.state()));
+        let state = record.and_then(|record| Some(record.ward(record.slot(&ward.ward)?)?.state()));
         match state {
             // The steward knows of it, and starts it when it is due.
             Some(WardState::Stopped | WardState::Backoff | WardState::Quarantined) | None => {}

@@ -99,7 +99,7 @@ impl Fleet {
         id
     }
 
-    fn reachable_node(&self, name: &str) -> Result<Arc<str>, Error> {
+    pub(super) fn reachable_node(&self, name: &str) -> Result<Arc<str>, Error> {
         match self.nodes.get_key_value(name) {
             Some((name, record)) if record.session.is_some() => Ok(name.clone()),
             None if !self.is_known(name) => Err(SupervisorError::NoSuchNode(name.to_owned()).into()),

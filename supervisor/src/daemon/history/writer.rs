@@ -66,6 +66,7 @@ pub(in crate::daemon) struct History {
     progress: watch::Receiver<Progress>,
     thread: Option<thread::JoinHandle<()>>,
     ended: Option<oneshot::Receiver<()>>,
+    retention: Arc<Mutex<Retention>>,
 }
 
 /// Reads pages of the history.
@@ -162,6 +163,8 @@ impl History {
         let shared = Arc::new(Shared { desk: Mutex::default(), bell: Condvar::new() });
         let (progress, watched) = watch::channel(Progress::default());
         let (end, ended) = oneshot::channel();
+        let retention = Arc::new(Mutex::new(retention));
+        let kept = retention.clone();
         let writer = Writer {
             store,
             retention,
@@ -182,7 +185,12 @@ impl History {
                 None
             }
         };
-        Self { shared, progress: watched, thread, ended: Some(ended) }
+        Self { shared, progress: watched, thread, ended: Some(ended), retention: kept }
+    }
+
+    /// Keeps so much from now on.
+    pub(in crate::daemon) fn retain(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     /// Hands over what is to be written. All of it is durable once [`Progress::written`] has reached
@@ -269,7 +277,7 @@ impl Reader {
 
 struct Writer {
     store: Box<dyn Store>,
-    retention: Retention,
+    retention: Arc<Mutex<Retention>>,
     shared: Arc<Shared>,
     progress: watch::Sender<Progress>,
     /// After a failure: not before this.
@@ -356,7 +364,7 @@ impl Writer {
                 };
                 self.retry_at = None;
                 let used = self.store.used().unwrap_or(0);
-                if used > self.retention.max_bytes {
+                if used > self.retention().max_bytes {
                     self.trim_at = self.trim_at.min(Instant::now());
                 }
                 let progress = Progress { written: turn.ticket, failing: None, used, dropped };
@@ -397,13 +405,18 @@ impl Writer {
         let _ = answer.send(found);
     }
 
+    fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trim(&mut self) {
         let now = Instant::now();
         if self.trim_at > now || self.retry_at.is_some() {
             return;
         }
         self.trim_at = now + TRIM;
-        match self.store.trim(&self.retention, Utc::now().timestamp_millis()) {
+        let retention = self.retention();
+        match self.store.trim(&retention, Utc::now().timestamp_millis()) {
             Ok(true) => self.trim_at = now + TRIM_STEP,
             Ok(false) => {}
             Err(error) => tracing::warn!("history: what is old cannot be dropped: {error}"),

@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Launch, command};
+use super::{How, Launch, command};
 use crate::daemon::pidfile::{self, Process};
 
 /// What a node gets to drain when its supervisor ends.
@@ -143,7 +143,8 @@ impl Children {
 
     /// Stops them, gently first. Those of nodes that are launched no longer go on.
     pub(super) async fn end(mut self, launched: &[Launch]) {
-        let ours = |node: &str| launched.iter().any(|launch| launch.node == node);
+        let ours =
+            |node: &str| launched.iter().any(|launch| launch.node == node && launch.how == How::Process);
         self.processes.retain(|node, _| ours(node));
         for (signal, patience) in
             [(Signal::SIGTERM, STOP_PATIENCE), (Signal::SIGKILL, Duration::from_secs(1))]
