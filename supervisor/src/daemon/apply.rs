@@ -133,7 +133,7 @@ impl Fleet {
                 continue;
             }
             self.step(launchable(node, *how));
-            let away = !self.nodes.get(node.as_str()).is_some_and(|record| record.session.is_some());
+            let away = self.nodes.get(node.as_str()).is_none_or(|record| record.session.is_none());
             if *how != How::Process && !before.contains_key(node) && away {
                 let (node, cause) = (node.as_str().into(), cause.clone());
                 self.step(Event::LaunchNode { node, cause });

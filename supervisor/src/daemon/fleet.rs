@@ -345,6 +345,7 @@ impl Fleet {
             return;
         }
         self.supersede(&name, boot, info.map_or(0, |info| info.pid));
+        self.deaf.attends(&name);
         self.sessions.insert(session.id, name.clone());
         self.nodes.insert(name.clone(), NodeRecord::new(hello, boot, session, peer));
         self.state_changed = true;

@@ -33,7 +33,12 @@ impl Deaf {
         }
     }
 
-    /// Whether it waits for an answer.
+    /// It attends anew: it does not owe an answer any more.
+    pub(super) fn attends(&mut self, node: &str) {
+        self.0.remove(node);
+    }
+
+    /// Whether no answer is owed.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

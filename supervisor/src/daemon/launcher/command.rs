@@ -64,7 +64,7 @@ pub(super) async fn run(launch: Launch, reason: String, patience: Duration) -> R
     let said = said.text();
     match ended {
         Ok(ended) => {
-            group.is_gone();
+            group.let_be();
             match ended {
                 Ok(status) if status.success() => Ok(format!("{:.1} s", begun.elapsed().as_secs_f64())),
                 Ok(status) => Err(format!("{program} ended with {status}{said}")),
@@ -87,7 +87,7 @@ pub(super) async fn run(launch: Launch, reason: String, patience: Duration) -> R
 struct Group(Option<Pid>);
 
 impl Group {
-    fn is_gone(mut self) {
+    fn let_be(mut self) {
         self.0 = None;
     }
 }
