@@ -88,7 +88,8 @@ pub(crate) async fn serve(live: Arc<Live>, calls: &Arc<Calls>, request: Request<
         let cut = incarnation.abort().child_token();
         calls.enter((id, context.attempt), cut.clone()).map(|ticket| (ticket, cut))
     });
-    let (ticket, cut) = named.map_or((None, incarnation.abort().clone()), |(ticket, cut)| (Some(ticket), cut));
+    let (ticket, cut) =
+        named.map_or((None, incarnation.abort().clone()), |(ticket, cut)| (Some(ticket), cut));
     let attempt = ticket.as_ref().map(|ticket| ticket.attempt.clone());
     let presence = Presence { token, ticket };
     let twins = live.twins.clone().filter(|twins| twins.concern(&context.method)).zip(id);

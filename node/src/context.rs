@@ -2,8 +2,8 @@
 //! that it should stop.
 
 use std::{
-    fmt,
     collections::VecDeque,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering::SeqCst},

@@ -36,6 +36,7 @@ mod replica;
 mod scribe;
 pub mod server;
 mod session;
+pub mod settings;
 pub mod story;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
@@ -44,6 +45,7 @@ mod text;
 mod tied;
 mod twins;
 mod ward;
+mod ways;
 mod wellform;
 pub mod wire;
 
@@ -51,7 +53,7 @@ pub use audience::Audience;
 pub use built_in::Services;
 pub use context::{WardContext, WorkUnit};
 pub use error::NodeError;
-pub use keeper::NodeSnapshot;
+pub use keeper::{NodeSnapshot, apply::Configuration};
 pub use ledger::Ledger;
 pub use node::{Node, NodeBuilder, NodeHandle, open, shutdown_signal};
 pub use ward::{OnPanic, Output, Program, Ward};
