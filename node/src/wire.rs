@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     fn beats_of(pulsed: &[u32], worked: &[u32]) -> steward::Beats {
-        let oldest = |slot: u32| (slot % 2 == 0).then(|| Duration::from_millis(slot.into()));
+        let oldest = |slot: u32| slot.is_multiple_of(2).then(|| Duration::from_millis(slot.into()));
         let work = |slot: &u32| steward::WorkBeat { slot: *slot, begun: 3, ended: 2, oldest: oldest(*slot) };
         steward::Beats { pulsed: pulsed.to_vec(), worked: worked.iter().map(work).collect() }
     }

@@ -38,7 +38,7 @@ impl Streak {
 
     /// How many failures there were in a row, and when the last restart was due.
     pub(crate) fn row(&self) -> Option<(u32, Time)> {
-        (self.last != NEVER).then(|| (self.failures.into(), Duration::from_nanos(self.last)))
+        (self.last != NEVER).then(|| (self.failures, Duration::from_nanos(self.last)))
     }
 
     fn forget(&mut self, backoff: &Backoff, now: Time) {

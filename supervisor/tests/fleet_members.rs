@@ -200,3 +200,65 @@ async fn of_wards_that_are_to_restart_the_first_that_fails_is_the_last() {
     })
     .await;
 }
+
+/// This slot's ward has begun a unit of work, and is at it.
+fn works(slot: u32) -> Up {
+    Up::Report(v1::Report {
+        worked: vec![slot],
+        work_begun: vec![1],
+        work_ended: vec![0],
+        oldest_work_ms: vec![1],
+        ..Default::default()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_are_about_the_wards_in_their_slots_whatever_holes_there_are() {
+    within(async {
+        let sup = supervisor(quick()).await;
+        let holes = v1::Hello { slots: vec![2, 5], ..hello("n", &["a", "b"]) };
+        let (mut fake, _) = FakeNode::attend(&sup, holes).await.unwrap();
+        let busy = async |name: &'static str| {
+            let fleet = sup.until(|fleet| {
+                ward(fleet, "n", name).filter(|w| w.work_in_progress > 0).map(|_| fleet.clone())
+            });
+            let at_work = fleet.await.wards.into_iter().filter(|w| w.work_in_progress > 0);
+            at_work.map(|w| w.spec.unwrap().name).collect::<Vec<_>>()
+        };
+        fake.send(works(5)).await;
+        assert_eq!(busy("b").await, ["b"]);
+        let joins = hello("n", &["c"]).wards.into_iter().next();
+        fake.send(Up::WardJoined(v1::WardJoined { slot: 9, ward: joins })).await;
+        fake.send(works(9)).await;
+        assert_eq!(busy("c").await, ["c"]);
+        fake.send(Up::WardLeft(v1::WardLeft { slot: 2 })).await;
+        fake.send(works(5)).await;
+        assert_eq!(busy("b").await, ["b"]);
+        // It was about a ward that has left since; that is no lie.
+        fake.send(works(2)).await;
+        fake.send(works(9)).await;
+        assert_eq!(busy("c").await, ["c"]);
+        fake.send(works(10)).await;
+        let told = error(&fake.end().await.expect("an error"));
+        assert!(told.what().ends_with("a report about slot 10, which no ward has"), "{}", told.what());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ward_that_left_and_joined_again_while_its_node_was_away_counts_from_the_beginning() {
+    within(async {
+        let sup = supervisor(quick()).await;
+        let first = hello("n", &["a", "b"]);
+        let mut before = first.clone();
+        before.wards[1].incarnation = 7;
+        let (fake, _) = FakeNode::attend(&sup, before).await.unwrap();
+        sup.runs("n", "b", 7).await;
+        drop(fake);
+        let again = v1::Hello { slots: vec![0, 2], ..first };
+        let (fake, _) = FakeNode::attend(&sup, again).await.unwrap();
+        let _reporter = fake.keep_reporting();
+        sup.runs("n", "b", 1).await;
+    })
+    .await;
+}
