@@ -11,7 +11,7 @@ use super::{
     hosts::WARDS,
 };
 
-fn ward<'a>(fleet: &'a v1::Fleet, (node, name): Place) -> Option<&'a v1::Ward> {
+fn ward(fleet: &v1::Fleet, (node, name): Place) -> Option<&v1::Ward> {
     let named = |ward: &&v1::Ward| ward.spec.as_ref().is_some_and(|spec| spec.name == name);
     fleet.wards.iter().filter(|ward| ward.node == node).find(named)
 }

@@ -192,7 +192,7 @@ pub async fn operator(book: Book) -> Ended {
         let Some(ask) = book.asked() else { continue };
         let told = tokio::time::timeout(PATIENCE, carry_out(&ask, &book)).await;
         if !matches!(ask, Ask::Look) {
-            let told = told.map_or_else(|_| "no answer".to_owned(), |told| told);
+            let told = told.unwrap_or_else(|_| "no answer".to_owned());
             book.write(format!("operator: {ask:?}: {told}"));
         }
     }

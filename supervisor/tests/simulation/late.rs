@@ -45,8 +45,11 @@ pub async fn late_session(
     };
     let hello = v1::Hello { protocol: 1, node: Some(info), wards, ..Default::default() };
     let (up, queue) = mpsc::channel(64);
-    let say = |kind| up.try_send(v1::NodeMessage { kind: Some(kind) });
-    let _ = say(Up::Hello(hello));
+    let say = |kind| {
+        // It takes what it can.
+        let _ = up.try_send(v1::NodeMessage { kind: Some(kind) });
+    };
+    say(Up::Hello(hello));
     let mut client = StewardshipClient::new(channel);
     let opened = client.attend(ReceiverStream::new(queue)).await;
     let mut down = match opened {
@@ -60,7 +63,7 @@ pub async fn late_session(
     }
     for (slot, incarnation) in lately {
         let exit = v1::Exit { kind: v1::ExitKind::Panicked.into(), ..Default::default() };
-        let _ = say(Up::WardChange(v1::WardChange {
+        say(Up::WardChange(v1::WardChange {
             slot,
             incarnation,
             state: WardState::Stopped.into(),

@@ -239,7 +239,7 @@ mod tests {
         let decision = restarted.decision.as_mut().unwrap();
         (decision.restarts_node, decision.groups) = (true, vec!["g".to_owned()]);
         let memory = told(vec![event(WardRestart, 20, 1), restarted, event(NodeRestart, 1, 1)]);
-        assert_eq!(memory.escalated[&*"n"], TIME - Duration::from_secs(5));
+        assert_eq!(memory.escalated["n"], TIME - Duration::from_secs(5));
         assert!(!memory.groups.contains_key("g"));
     }
 
