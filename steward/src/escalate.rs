@@ -87,11 +87,7 @@ impl Steward {
         let Some(GaveUp { name, .. }) = node.escalation.take().and_then(|escalation| escalation.group) else {
             return;
         };
-        for group in self.subtree(&name) {
-            if let Some(group) = self.groups.get_mut(&group) {
-                group.renew();
-            }
-        }
+        self.renew(&self.subtree(&name));
     }
 
     /// An operator starts one of its wards rather than wait: the others are quarantined.

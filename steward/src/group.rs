@@ -84,7 +84,7 @@ impl Group {
     }
 
     /// It begins anew: what was is forgotten.
-    pub(crate) fn renew(&mut self) {
+    fn renew(&mut self) {
         (self.gave_up, self.over, self.plan) = (false, false, None);
         self.restarts.clear();
     }
@@ -227,11 +227,7 @@ impl Steward {
         let earlier = self.groups.get_mut(name).and_then(|group| group.plan.take());
         let due = earlier.as_ref().map_or(due, |plan| plan.due.max(due));
         let earlier: BTreeSet<_> = earlier.into_iter().flat_map(|plan| plan.starts).collect();
-        for group in groups {
-            if let Some(group) = self.groups.get_mut(group) {
-                group.renew();
-            }
-        }
+        self.renew(groups);
         for (id, _) in concerned.iter().filter(|(_, starts)| **starts) {
             self.call_back(id);
         }
@@ -265,6 +261,15 @@ impl Steward {
             self.rest_if_forgotten(id);
         }
         starts
+    }
+
+    /// These groups begin anew.
+    pub(crate) fn renew(&mut self, groups: &[Arc<str>]) {
+        for name in groups {
+            if let Some(group) = self.groups.get_mut(name) {
+                group.renew();
+            }
+        }
     }
 
     /// A ward that was to be restarted, and is not among those that are restarted now.
