@@ -10,12 +10,15 @@
 //! [`search`] knows nothing of gRPC: it is what a user of wardkeep would have before wardkeep.
 #![forbid(unsafe_code)]
 
+mod failure;
 mod random;
 pub mod sat;
 pub mod sat_node;
 pub mod search;
 pub mod search_node;
 pub mod trouble;
+
+pub use failure::Failure;
 
 /// Messages, clients and servers of the package `wardkeep.examples.v1`.
 #[allow(missing_docs, clippy::derive_partial_eq_without_eq)]

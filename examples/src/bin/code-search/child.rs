@@ -15,7 +15,7 @@ use wardkeep_node::{
     telemetry::{self, LogFormat},
 };
 
-use crate::Failure;
+use wardkeep_examples::Failure;
 
 /// The files of the corpus, one per line after its root.
 pub(crate) const LIST: &str = "corpus.list";

@@ -19,6 +19,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+use wardkeep_examples::Failure;
 use wardkeep_examples::search::{Corpus, DEFAULT_MAX_BYTES, DataPath, Sqlite, draw};
 use wardkeep_node::shutdown_signal;
 
@@ -61,23 +62,6 @@ enum Output {
     Table,
     /// One document.
     Json,
-}
-
-/// Why the quickstart could not be run to its end: one line, and how to exit.
-#[derive(Debug)]
-struct Failure {
-    line: String,
-    exit: u8,
-}
-
-impl Failure {
-    fn usage(line: impl ToString) -> Self {
-        Self { line: line.to_string(), exit: 2 }
-    }
-
-    fn failed(line: impl ToString) -> Self {
-        Self { line: line.to_string(), exit: 1 }
-    }
 }
 
 #[tokio::main]

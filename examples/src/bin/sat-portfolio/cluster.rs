@@ -19,7 +19,7 @@ use wardkeep_proto::{
     v1::{self, operator_client::OperatorClient},
 };
 
-use crate::Failure;
+use wardkeep_examples::Failure;
 
 const START_PATIENCE: Duration = Duration::from_secs(20);
 const STOP_PATIENCE: Duration = Duration::from_secs(15);

@@ -17,6 +17,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use tokio::io::AsyncReadExt as _;
+use wardkeep_examples::Failure;
 use wardkeep_examples::{sat::Solver, sat_node};
 use wardkeep_node::{
     shutdown_signal,
@@ -88,23 +89,6 @@ struct NodeArgs {
     /// End when standard input ends: whoever started it has gone then
     #[arg(long, hide = true)]
     until_eof: bool,
-}
-
-/// Why it did not come to an end: one line, and how to exit.
-#[derive(Debug)]
-struct Failure {
-    line: String,
-    exit: u8,
-}
-
-impl Failure {
-    fn usage(line: impl ToString) -> Self {
-        Self { line: line.to_string(), exit: 2 }
-    }
-
-    fn failed(line: impl ToString) -> Self {
-        Self { line: line.to_string(), exit: 1 }
-    }
 }
 
 #[tokio::main]
