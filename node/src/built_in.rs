@@ -1,7 +1,8 @@
 //! Services of a process itself, beside or without wards: health, reflection, a supervisor's API.
 
-use std::{collections::HashMap, convert::Infallible};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::{Status, body::Body, server::NamedService};
@@ -94,7 +95,8 @@ impl Services {
     + Send
     + 'static {
         let ledger = self.ledger.unwrap_or_else(Ledger::of_nobody);
-        Entrance::new(name.into(), self.ways, Default::default(), ledger, Default::default())
+        let ways = Arc::new(ArcSwap::from_pointee(self.ways));
+        Entrance::new(name.into(), ways, Default::default(), ledger, Default::default())
     }
 }
 

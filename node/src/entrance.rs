@@ -4,7 +4,6 @@
 //! nobody here can answer.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     sync::{
         Arc,
@@ -13,6 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ use crate::{
     error::NodeError,
     ledger::Ledger,
     ward::{BoxedService, Route},
+    ways::Table,
 };
 
 /// Where a call goes, by the full name of its service.
@@ -45,7 +46,7 @@ pub(crate) enum Way {
 #[derive(Clone)]
 pub(crate) struct Entrance {
     node: Arc<str>,
-    ways: Arc<HashMap<String, Way>>,
+    ways: Arc<ArcSwap<Table>>,
     draining: Arc<AtomicBool>,
     ledger: Ledger,
     audience: Audience,
@@ -55,12 +56,12 @@ pub(crate) struct Entrance {
 impl Entrance {
     pub(crate) fn new(
         node: Arc<str>,
-        ways: HashMap<String, Way>,
+        ways: Arc<ArcSwap<Table>>,
         draining: Arc<AtomicBool>,
         ledger: Ledger,
         calls: Arc<Calls>,
     ) -> Self {
-        Self { node, ways: Arc::new(ways), draining, ledger, audience: Audience::Trusted, calls }
+        Self { node, ways, draining, ledger, audience: Audience::Trusted, calls }
     }
 
     /// For a listener of this audience.
@@ -71,11 +72,10 @@ impl Entrance {
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).map(|(service, _)| service);
-        match self.ways.get(service.unwrap_or_default()) {
-            Some(Way::BuiltIn(service)) => {
-                built_in::call(&self.node, &self.ledger, service.clone(), request).await
-            }
-            Some(Way::Ward(route)) => self.call_ward(route, request).await,
+        let way = self.ways.load().get(service.unwrap_or_default()).cloned();
+        match way {
+            Some(Way::BuiltIn(service)) => built_in::call(&self.node, &self.ledger, service, request).await,
+            Some(Way::Ward(route)) => self.call_ward(&route, request).await,
             None => {
                 let refusal = NodeError::NoSuchService {
                     node: self.node.to_string(),

@@ -140,6 +140,28 @@ pub enum NodeError {
     /// The node was put together wrongly.
     #[error("{0}")]
     Misconfigured(String),
+    /// A configuration file that cannot be applied; nothing was changed.
+    #[error("{0}")]
+    Unfit(String),
+    /// The node does not host the ward.
+    #[error("node {node} hosts no ward named {ward}")]
+    NoSuchWard {
+        /// The node.
+        node: String,
+        /// The ward.
+        ward: String,
+    },
+    /// No supervisor takes on a node with more wards.
+    #[error("node {node} has a supervisor, which takes on no more than {most} wards of one node")]
+    TooManyWards {
+        /// The node.
+        node: String,
+        /// The limit.
+        most: usize,
+    },
+    /// There is nobody to ask any more.
+    #[error("the node has ended")]
+    Ended,
     /// The node could not restart itself in place.
     #[error("cannot execute {program} anew")]
     CannotReexecute {
@@ -200,6 +222,10 @@ impl Kind for NodeError {
             Self::CannotListen { .. } => "CANNOT_LISTEN",
             Self::NotLoopback { .. } => "NOT_LOOPBACK",
             Self::Misconfigured(_) => "MISCONFIGURED",
+            Self::Unfit(_) => "UNFIT_CONFIG",
+            Self::NoSuchWard { .. } => "NO_SUCH_WARD",
+            Self::TooManyWards { .. } => "TOO_MANY_WARDS",
+            Self::Ended => "NODE_ENDED",
             Self::CannotReexecute { .. } => "CANNOT_REEXECUTE",
             Self::OldEpoch { .. } => "OLD_EPOCH",
             Self::NoMandate => "NO_MANDATE",
@@ -225,9 +251,13 @@ impl Kind for NodeError {
             | Self::Misconfigured(_)
             | Self::BadRequest(_)
             | Self::RequestIdReused { .. } => Code::InvalidArgument,
-            Self::OldEpoch { .. } | Self::NoMandate | Self::OtherIncarnation { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::NoSuchWard { .. } => Code::NotFound,
+            Self::TooManyWards { .. } => Code::ResourceExhausted,
+            Self::OldEpoch { .. }
+            | Self::NoMandate
+            | Self::OtherIncarnation { .. }
+            | Self::Unfit(_)
+            | Self::Ended => Code::FailedPrecondition,
             Self::ProgramEnded { .. }
             | Self::CannotStart { .. }
             | Self::CannotListen { .. }
@@ -244,6 +274,7 @@ impl Kind for NodeError {
             Self::BadRequest(_) => "The request is not valid. Please check what you sent.",
             Self::MessageTooLarge { .. } => "That is too much at once. Please ask for less.",
             Self::DeadlineExceeded { .. } => "It took too long. Please try again.",
+            Self::Unfit(_) => "The configuration was not applied.",
             Self::Cancelled | Self::Withdrawn { .. } => "The request was cancelled.",
             Self::AlreadyDone { .. } => "That has been done already.",
             Self::RequestIdReused { .. } | Self::RequestTooLong { .. } => {

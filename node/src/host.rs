@@ -44,7 +44,9 @@ const MOST_CAUSES: usize = 4;
 /// See the [module](self).
 pub(crate) struct Host {
     home: Arc<Home>,
+    /// By slot, which is also their start order.
     wards: Vec<Hosted>,
+    next_slot: u32,
     /// Slots in the order of the wards' names.
     by_name: Vec<u32>,
     runs: JoinSet<(usize, u64, Ended)>,
@@ -60,7 +62,13 @@ pub(crate) struct Host {
 
 /// There may be very many of them: what an idle task has no use for is made when it is first needed.
 struct Hosted {
+    /// Never used again for another ward of this node.
+    slot: u32,
     ward: Ward,
+    /// The present incarnation runs as the ward was described before.
+    outdated: bool,
+    /// It is being removed: no steward knows of it any more, and it is not started again.
+    leaving: bool,
     /// The latest one.
     incarnation: Option<Arc<Incarnation>>,
     /// `None`: it does not run.
@@ -125,18 +133,18 @@ impl Host {
         ledger: Ledger,
     ) -> Self {
         let mut specs = HashMap::new();
-        let wards: Vec<_> = wards
-            .into_iter()
-            .map(|(mut ward, route)| {
-                ward.spec = specs.entry(ward.spec.clone()).or_insert(ward.spec).clone();
-                Hosted::new(ward, route)
-            })
-            .collect();
-        let mut by_name: Vec<_> = (0..).take(wards.len()).collect();
+        let hosted = |(slot, (mut ward, route)): (u32, (Ward, Option<Arc<Route>>))| {
+            ward.spec = specs.entry(ward.spec.clone()).or_insert(ward.spec).clone();
+            Hosted::new(slot, ward, route)
+        };
+        let wards: Vec<_> = (0..).zip(wards).map(hosted).collect();
+        let next_slot = wire_slot(wards.len());
+        let mut by_name: Vec<_> = (0..next_slot).collect();
         by_name.sort_unstable_by_key(|slot: &u32| &wards[*slot as usize].ward.name);
         Self {
             home: Home::new(node, runtime, ledger, Arc::default()),
             wards,
+            next_slot,
             by_name,
             runs: JoinSet::new(),
             rests: JoinSet::new(),
@@ -148,11 +156,90 @@ impl Host {
         }
     }
 
+    /// Hosts a ward, the last in the start order, under a name that no other has. Its slot.
+    pub(crate) fn add(&mut self, ward: Ward, route: Option<Arc<Route>>) -> usize {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        let (Ok(at) | Err(at)) = self.named(ward.name());
+        self.by_name.insert(at, slot);
+        self.wards.push(Hosted::new(slot, ward, route));
+        slot as usize
+    }
+
+    /// Describes a ward anew. What its program is begins with its next incarnation, the rest holds at once.
+    pub(crate) fn describe(&mut self, slot: usize, ward: Ward, outdated: bool) {
+        let Some(hosted) = self.at_mut(slot) else { return };
+        let tail = hosted.more.as_ref().and_then(|more| more.tail.as_ref());
+        if let (Some(tail), Some(ward::Watched::Process(program))) = (tail, ward.work.watched()) {
+            tail.limit(program.output);
+        }
+        hosted.outdated |= outdated && hosted.control.is_some();
+        hosted.ward = ward;
+    }
+
+    /// The ward is to go: it is not started again, and no longer shown. To be stopped by the caller.
+    pub(crate) fn dismiss(&mut self, slot: usize) {
+        if let Some(hosted) = self.at_mut(slot) {
+            hosted.leaving = true;
+        }
+    }
+
+    /// Wards that are to go and do not run any more.
+    pub(crate) fn departed(&self) -> Vec<usize> {
+        let gone = self.wards.iter().filter(|hosted| hosted.leaving && hosted.control.is_none());
+        gone.map(|hosted| hosted.slot as usize).collect()
+    }
+
+    /// It is gone.
+    pub(crate) fn forget(&mut self, slot: usize) -> Option<Ward> {
+        let index = self.index(slot)?;
+        self.by_name.retain(|other| *other as usize != slot);
+        Some(self.wards.remove(index).ward)
+    }
+
+    pub(crate) fn is_leaving(&self, slot: usize) -> bool {
+        self.at(slot).is_none_or(|hosted| hosted.leaving)
+    }
+
+    /// Wards that run as they were described before, in start order.
+    pub(crate) fn outdated(&self) -> Vec<String> {
+        let outdated = self.wards.iter().filter(|hosted| hosted.outdated && !hosted.leaving);
+        outdated.map(|hosted| hosted.ward.name().to_owned()).collect()
+    }
+
+    /// All of them, with where calls find them.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (&Ward, Option<&Arc<Route>>)> + Clone {
+        self.wards
+            .iter()
+            .map(|hosted| (&hosted.ward, hosted.more.as_ref().and_then(|more| more.route.as_ref())))
+    }
+
+    /// Slots in start order, of wards that are to go, too.
+    pub(crate) fn slots(&self) -> Vec<usize> {
+        self.wards.iter().map(|hosted| hosted.slot as usize).collect()
+    }
+
+    fn index(&self, slot: usize) -> Option<usize> {
+        // While none has left, a slot is a position.
+        match self.wards.get(slot) {
+            Some(hosted) if hosted.slot as usize == slot => Some(slot),
+            _ => self.wards.binary_search_by_key(&slot, |hosted| hosted.slot as usize).ok(),
+        }
+    }
+
+    fn at(&self, slot: usize) -> Option<&Hosted> {
+        self.wards.get(self.index(slot)?)
+    }
+
+    fn at_mut(&mut self, slot: usize) -> Option<&mut Hosted> {
+        let index = self.index(slot)?;
+        self.wards.get_mut(index)
+    }
+
     /// Takes over what a former image of this process held.
     pub(crate) fn hold_as_before(&mut self, held: &[(String, bool)]) {
         for (name, quarantined) in held {
-            if let Some(slot) = self.slot(name) {
-                let hosted = &mut self.wards[slot];
+            if let Some(hosted) = self.slot(name).and_then(|slot| self.at_mut(slot)) {
                 (hosted.held, hosted.quarantined) = (true, *quarantined);
                 hosted.phase = hosted.rest();
             }
@@ -161,7 +248,7 @@ impl Host {
 
     /// What stays down until someone starts it: names, and whether they are quarantined.
     pub(crate) fn held(&self) -> Vec<(String, bool)> {
-        let held = self.wards.iter().filter(|hosted| hosted.held);
+        let held = self.wards.iter().filter(|hosted| hosted.held && !hosted.leaving);
         held.map(|hosted| (hosted.ward.name().to_owned(), hosted.quarantined)).collect()
     }
 
@@ -169,19 +256,26 @@ impl Host {
         self.wards.len()
     }
 
+    /// Of a ward that is not to go.
     pub(crate) fn slot(&self, ward: &str) -> Option<usize> {
-        let name = |slot: &u32| self.wards[*slot as usize].ward.name();
-        let at = self.by_name.binary_search_by(|slot| name(slot).cmp(ward)).ok()?;
-        Some(self.by_name[at] as usize)
+        let at = self.named(ward).ok()?;
+        let slot = self.by_name[at] as usize;
+        (!self.is_leaving(slot)).then_some(slot)
+    }
+
+    /// Where it is among the names, or would be.
+    fn named(&self, ward: &str) -> Result<usize, usize> {
+        let name = |slot: &u32| self.at(*slot as usize).map_or("", |hosted| hosted.ward.name());
+        self.by_name.binary_search_by(|slot| name(slot).cmp(ward))
     }
 
     pub(crate) fn name(&self, slot: usize) -> Option<Arc<str>> {
-        self.wards.get(slot).map(|hosted| hosted.ward.name.clone())
+        self.at(slot).map(|hosted| hosted.ward.name.clone())
     }
 
     /// Full names of the gRPC services it answers.
     pub(crate) fn services(&self, slot: usize) -> &[String] {
-        self.wards.get(slot).map(|hosted| hosted.ward.services()).unwrap_or_default()
+        self.at(slot).map(|hosted| hosted.ward.services()).unwrap_or_default()
     }
 
     pub(crate) fn leaked(&self) -> u32 {
@@ -195,7 +289,7 @@ impl Host {
 
     /// What a ward's program printed; `None` if it is no process ward.
     pub(crate) fn output(&self, slot: usize) -> Option<&Tail> {
-        self.wards.get(slot)?.more.as_ref()?.tail.as_deref()
+        self.at(slot)?.more.as_ref()?.tail.as_deref()
     }
 
     pub(crate) fn runs_programs(&self) -> bool {
@@ -206,8 +300,9 @@ impl Host {
     pub(crate) fn measure(&mut self, census: &Census) -> v1::Usages {
         let at = Utc::now();
         let mut wards = Vec::new();
-        for (slot, hosted) in (0..).zip(&mut self.wards) {
+        for hosted in self.wards.iter_mut().filter(|hosted| !hosted.leaving) {
             let Some(group) = hosted.seat() else { continue };
+            let slot = hosted.slot;
             let mut usage = census.usage(group);
             let more = hosted.more();
             // What a process used is not counted any more once it is gone and nobody waited for it.
@@ -225,11 +320,12 @@ impl Host {
     pub(crate) fn start(&mut self, slot: usize, after: u64) -> Result<(), Error> {
         let home = self.home.clone();
         let hosted = self.get(slot)?;
-        if hosted.control.is_some() || hosted.number != after {
+        if hosted.leaving || hosted.control.is_some() || hosted.number != after {
             return Err(hosted.other_incarnation(after));
         }
         hosted.number += 1;
         (hosted.held, hosted.quarantined, hosted.failed) = (false, false, false);
+        hosted.outdated = false;
         hosted.phase = Phase::Starting;
         hosted.started_at = Utc::now().timestamp_millis();
         if let Some(more) = &mut hosted.more {
@@ -241,7 +337,7 @@ impl Host {
         let number = hosted.number;
         // With a heart of its own: what an abandoned incarnation still does is not this one's doing.
         let stall_timeout = hosted.ward.spec.stall_timeout;
-        let place = u32::try_from(slot).unwrap_or(u32::MAX);
+        let place = hosted.slot;
         let incarnation = Incarnation::new(home, hosted.ward.name.clone(), place, number, stall_timeout);
         hosted.incarnation = Some(incarnation.clone());
         hosted.sweep = Sweep::default();
@@ -262,7 +358,7 @@ impl Host {
 
     fn watch(&mut self, slot: usize, number: u64, work: ward::Watched, incarnation: Arc<Incarnation>) {
         let (leaked, guard) = (self.leaked.clone(), self.home.guard.clone());
-        let hosted = &mut self.wards[slot];
+        let Some(hosted) = self.at_mut(slot) else { return };
         let (stop, stopped) = watch::channel(None);
         let (ready, is_ready) = oneshot::channel();
         hosted.control = Some(Control::Watched(stop));
@@ -313,6 +409,7 @@ impl Host {
         }
         let grace = grace.unwrap_or(hosted.ward.spec.grace);
         let told = hosted.incarnation.clone();
+        let mut stopping = None;
         match hosted.control.take().zip(told) {
             None => return Ok(()),
             Some((Control::Watched(stop), _)) => {
@@ -322,12 +419,14 @@ impl Host {
             Some((Control::Task(running), told)) => {
                 hosted.control = Some(Control::Stopping);
                 told.ordered.store(true, SeqCst);
-                let stop = task::stop(running, told, grace, leaked);
-                self.runs.spawn(async move { (slot, incarnation, stop.await) });
+                stopping = Some(task::stop(running, told, grace, leaked));
             }
             Some((Control::Stopping, _)) => hosted.control = Some(Control::Stopping),
         }
-        self.wards[slot].phase = Phase::Stopping;
+        hosted.phase = Phase::Stopping;
+        if let Some(stopping) = stopping {
+            self.runs.spawn(async move { (slot, incarnation, stopping.await) });
+        }
         self.note(slot, None);
         #[cfg(any(test, feature = "testing"))]
         if self.hurries {
@@ -338,7 +437,7 @@ impl Host {
 
     /// The present incarnation, if it has not ended.
     pub(crate) fn running(&self, slot: usize) -> Option<u64> {
-        self.wards.get(slot).filter(|hosted| hosted.control.is_some()).map(|hosted| hosted.number)
+        self.at(slot).filter(|hosted| hosted.control.is_some()).map(|hosted| hosted.number)
     }
 
     /// Waits until something happens to a ward. Cancel safe.
@@ -374,7 +473,7 @@ impl Host {
     pub(crate) fn settle(&mut self, noticed: Noticed) {
         match noticed {
             Noticed::Ready(slot, number) => {
-                let hosted = &mut self.wards[slot];
+                let Some(hosted) = self.at_mut(slot) else { return };
                 if hosted.number == number && hosted.phase == Phase::Starting {
                     hosted.phase = Phase::Running;
                     self.note(slot, None);
@@ -389,12 +488,13 @@ impl Host {
         if let Some(rest) = ended.rest {
             self.rests.spawn(rest);
         }
-        let node = self.home.node.clone();
-        let hosted = &mut self.wards[slot];
+        let home = self.home.clone();
+        let Some(hosted) = self.at_mut(slot) else { return };
         // A task that ended by itself just when it was told to stop is told of twice.
         if hosted.number != number || hosted.control.take().is_none() {
             return;
         }
+        hosted.outdated = false;
         if let Some(more) = &mut hosted.more {
             more.oldest_work = None;
             // Where it ended by itself this has been done; a bug of ours must not leave a dead route.
@@ -404,7 +504,7 @@ impl Host {
         }
         hosted.phase = hosted.rest();
         hosted.failed = !matches!(ended.kind, v1::ExitKind::Done | v1::ExitKind::Stopped);
-        let error = ended.error.map(|e| e.at(&node, &hosted.ward.name, number));
+        let error = ended.error.map(|e| e.at(&home.node, &hosted.ward.name, number));
         if let Some(error) = &error {
             let more = hosted.more();
             error.id().clone_into(&mut more.last_error_id);
@@ -412,7 +512,7 @@ impl Host {
             cut(&mut more.status, LONGEST_STATUS);
             // A failed call has been logged where it failed; a task or a program has not.
             if hosted.ward.kind() != v1::WardKind::Service {
-                self.home.ledger.write(error);
+                home.ledger.write(error);
             }
         }
         let exit = v1::Exit {
@@ -424,16 +524,17 @@ impl Host {
     }
 
     fn note(&mut self, slot: usize, exit: Option<v1::Exit>) {
-        let hosted = &self.wards[slot];
-        self.changes.push(v1::WardChange {
-            slot: u32::try_from(slot).unwrap_or(u32::MAX),
+        let Some(hosted) = self.at(slot) else { return };
+        let change = v1::WardChange {
+            slot: wire_slot(slot),
             incarnation: hosted.number,
             state: wire::state(hosted.phase).into(),
             exit,
             status: hosted.more.as_ref().map(|more| more.status.clone()).unwrap_or_default(),
             at: Some(timestamp(Utc::now())),
             fenced_replies: hosted.fenced(),
-        });
+        };
+        self.changes.push(change);
     }
 
     /// The changes since the last call, in order.
@@ -443,11 +544,12 @@ impl Host {
 
     /// Turns the rings of all hearts and takes note of what wards say of themselves.
     pub(crate) fn sweep(&mut self, now: Duration) {
-        for slot in 0..self.wards.len() {
-            let hosted = &mut self.wards[slot];
+        for index in 0..self.wards.len() {
+            let hosted = &mut self.wards[index];
             let Some(incarnation) = &hosted.incarnation else { continue };
             hosted.sweep.turn(&incarnation.heart, now);
             if hosted.has_news() {
+                let slot = hosted.slot as usize;
                 self.note(slot, None);
             }
         }
@@ -456,7 +558,8 @@ impl Host {
     /// The heartbeats since the last call.
     pub(crate) fn beats(&mut self, now: Duration) -> Beats {
         let mut beats = Beats::default();
-        for (slot, hosted) in (0..).zip(&mut self.wards) {
+        for hosted in self.wards.iter_mut().filter(|hosted| !hosted.leaving) {
+            let slot = hosted.slot;
             let Some(incarnation) = &hosted.incarnation else { continue };
             if hosted.sweep.pulsed(&incarnation.heart) {
                 beats.pulsed.push(slot);
@@ -477,25 +580,46 @@ impl Host {
 
     /// All wards as they are now.
     pub(crate) fn view(&self) -> Vec<v1::Ward> {
-        self.wards.iter().map(|hosted| hosted.view(&self.home.node)).collect()
+        self.shown().map(|hosted| hosted.view(&self.home.node)).collect()
     }
 
-    /// All wards as a steward is told of them.
+    /// One ward as it is now.
+    pub(crate) fn view_of(&self, slot: usize) -> Option<v1::Ward> {
+        self.at(slot).map(|hosted| hosted.view(&self.home.node))
+    }
+
+    /// The slots of those in [`Self::view`]; empty if they are their positions.
+    pub(crate) fn view_slots(&self) -> Vec<u32> {
+        let slots = || self.shown().map(|hosted| hosted.slot);
+        if slots().zip(0..).all(|(slot, position)| position == slot) {
+            return Vec::new();
+        }
+        slots().collect()
+    }
+
+    fn shown(&self) -> impl Iterator<Item = &Hosted> {
+        self.wards.iter().filter(|hosted| !hosted.leaving)
+    }
+
+    /// All wards as a steward is told of them, each in its slot.
     pub(crate) fn reports(&self) -> Vec<WardReport> {
-        let report = |hosted: &Hosted| WardReport {
-            spec: hosted.ward.promises(),
-            phase: hosted.phase,
-            incarnation: hosted.number,
-            held: hosted.held,
-            failed: hosted.failed,
-        };
-        self.wards.iter().map(report).collect()
+        let mut reports = Vec::with_capacity(self.next_slot as usize);
+        for hosted in self.shown() {
+            reports.resize_with(hosted.slot as usize, WardReport::nobody);
+            reports.push(hosted.report());
+        }
+        reports.resize_with(self.next_slot as usize, WardReport::nobody);
+        reports
+    }
+
+    /// One ward as a steward is told of it.
+    pub(crate) fn report_of(&self, slot: usize) -> Option<WardReport> {
+        self.at(slot).map(Hosted::report)
     }
 
     fn get(&mut self, slot: usize) -> Result<&mut Hosted, Error> {
         let node = self.home.node.clone();
-        self.wards
-            .get_mut(slot)
+        self.at_mut(slot)
             .ok_or_else(|| NodeError::Misconfigured(format!("node {node} has no ward in slot {slot}")).into())
     }
 }
@@ -513,14 +637,22 @@ fn short(error: Error) -> v1::Error {
     record
 }
 
+/// On the wire.
+pub(crate) fn wire_slot(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
 impl Hosted {
-    fn new(ward: Ward, route: Option<Arc<Route>>) -> Self {
+    fn new(slot: u32, ward: Ward, route: Option<Arc<Route>>) -> Self {
         let tail = match ward.work.watched() {
             Some(ward::Watched::Process(program)) => Some(Arc::new(Tail::new(program.output))),
             _ => None,
         };
         let more = route.is_some() || tail.is_some();
         Self {
+            slot,
+            outdated: false,
+            leaving: false,
             ward,
             incarnation: None,
             control: None,
@@ -532,6 +664,16 @@ impl Hosted {
             number: 0,
             started_at: 0,
             more: more.then(|| Box::new(More { route, tail, ..More::default() })),
+        }
+    }
+
+    fn report(&self) -> WardReport {
+        WardReport {
+            spec: self.ward.promises(),
+            phase: self.phase,
+            incarnation: self.number,
+            held: self.held,
+            failed: self.failed,
         }
     }
 

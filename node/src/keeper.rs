@@ -4,7 +4,9 @@
 //! One task owns everything here: the wards' states ([`Host`]), the mandate, the session. It turns
 //! what happens into events for the steward in charge, and that steward's actions into deeds.
 
+pub(crate) mod apply;
 mod leave;
+mod members;
 mod obey;
 mod outputs;
 mod tend;
@@ -30,6 +32,7 @@ use wardkeep_proto::{
 };
 use wardkeep_steward::{Action, Event, Note, WardId, What};
 
+use self::apply::ConfigFile;
 use crate::{
     host::Host,
     ledger::Ledger,
@@ -37,7 +40,10 @@ use crate::{
     reexec,
     scribe::Scribe,
     session::{self, Link, Tidings},
-    story, wire,
+    story,
+    ward::Ward,
+    ways::Ways,
+    wire,
 };
 
 /// How often hearts are swept and overdue things looked for.
@@ -63,6 +69,10 @@ const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
 pub(crate) enum Order {
     /// Take no new calls, or take them again.
     Drain(bool),
+    /// Host one more ward.
+    Add(Box<Ward>, oneshot::Sender<Result<(), Error>>),
+    /// Stop this one, and host it no longer.
+    Remove(String, oneshot::Sender<Result<(), Error>>),
     /// What an operator would ask of the node's own steward.
     #[cfg(any(test, feature = "testing"))]
     Ask(Event),
@@ -109,6 +119,9 @@ impl Shown {
 pub(crate) struct Setup {
     pub(crate) info: v1::NodeInfo,
     pub(crate) host: Host,
+    pub(crate) ways: Ways,
+    /// `None`: it is hosted from code.
+    pub(crate) config: Option<ConfigFile>,
     pub(crate) groups: Vec<wardkeep_steward::GroupSpec>,
     pub(crate) mandate: Mandate,
     pub(crate) supervisor: Option<session::Supervisor>,
@@ -178,6 +191,9 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         scribe: (setup.scribe)(),
         tending: tend::Tending::default(),
         waiting: Vec::new(),
+        farewells: Vec::new(),
+        reading: JoinSet::new(),
+        applying: None,
         setup,
     };
     let ended = keeper.run(inbox, owner_gone).await;
@@ -213,6 +229,11 @@ struct Keeper {
     tending: tend::Tending,
     /// Questions about output.
     waiting: Vec<outputs::Waiting>,
+    /// Who waits for wards to be gone, by slot.
+    farewells: Vec<(usize, oneshot::Sender<Result<(), Error>>)>,
+    /// Its configuration file, being read.
+    reading: JoinSet<apply::Asked>,
+    applying: Option<apply::Applying>,
 }
 
 /// How the loop goes on.
@@ -237,6 +258,11 @@ impl Keeper {
             let next = tokio::select! {
                 order = self.setup.orders.recv() => match order {
                     Some(Order::Drain(on)) => { self.drain(on).await; Next::Go }
+                    Some(Order::Add(ward, answer)) => {
+                        let _ = answer.send(self.admit(*ward).await.map(drop));
+                        Next::Go
+                    }
+                    Some(Order::Remove(ward, answer)) => { self.remove(&ward, answer); Next::Go }
                     #[cfg(any(test, feature = "testing"))]
                     Some(Order::Ask(event)) => {
                         let actions = self.setup.mandate.step(self.now(), event);
@@ -250,6 +276,7 @@ impl Keeper {
                 () = owner_gone.cancelled() => Next::Shutdown(oneshot::channel().0),
                 Some(tidings) = inbox.recv() => self.hear(tidings).await,
                 noticed = self.setup.host.noticed() => { self.setup.host.settle(noticed); Next::Go }
+                Some(Ok(asked)) = self.reading.join_next() => { self.apply(asked).await; Next::Go }
                 _ = sweep.tick() => { self.sweep(); Next::Go }
             };
             self.settle().await;
@@ -447,6 +474,8 @@ impl Keeper {
                 self.act(action);
             }
         }
+        touched |= self.see_off().await;
+        self.go_on_applying();
         let leaked = self.setup.host.leaked();
         if std::mem::replace(&mut self.leaked_shown, leaked) != leaked || touched {
             self.publish();
@@ -457,6 +486,9 @@ impl Keeper {
         let slot = change.slot as usize;
         let Some(ward) = self.setup.host.name(slot) else { return };
         self.show_health(slot, change.state()).await;
+        if self.setup.host.is_leaving(slot) {
+            return;
+        }
         if self.setup.mandate.is_own() {
             let now = self.now();
             if let Some(event) = wire::ward_event(WardId::new(self.name(), ward), change) {
@@ -522,8 +554,10 @@ impl Keeper {
     async fn drain(&mut self, on: bool) {
         self.setup.draining.store(on, Relaxed);
         self.set_health("", serving(!on)).await;
-        for (slot, ward) in self.setup.host.view().iter().enumerate() {
-            self.show_health(slot, ward.state()).await;
+        for slot in self.setup.host.slots() {
+            if let Some(ward) = self.setup.host.view_of(slot) {
+                self.show_health(slot, ward.state()).await;
+            }
         }
         self.send(Up::DrainChange(v1::DrainChange { draining: on }));
         self.publish();
@@ -534,6 +568,7 @@ impl Keeper {
             protocol: 1,
             node: Some(self.setup.info.clone()),
             wards: self.setup.host.view(),
+            slots: self.setup.host.view_slots(),
             groups: self.setup.groups.iter().map(wire::group_spec_message).collect(),
             highest_epoch: self.setup.mandate.epoch(),
             draining: self.setup.draining.load(Relaxed),

@@ -81,6 +81,11 @@ impl Mandate {
         actions
     }
 
+    /// The groups that the node declares from now on.
+    pub(crate) fn declare(&mut self, groups: Vec<GroupSpec>) {
+        self.groups = groups;
+    }
+
     /// A supervisor welcomed the node. False: one with a higher epoch did so before.
     pub(crate) fn hand_over(&mut self, epoch: u64, grace: Duration) -> bool {
         if epoch < self.epoch || matches!(self.holder, Holder::Nobody) {

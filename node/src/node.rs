@@ -1,7 +1,7 @@
 //! A node, from its description to its end.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     net::{SocketAddr, TcpListener as StdListener},
     sync::{Arc, atomic::AtomicBool},
@@ -28,9 +28,10 @@ use crate::{
     audience::Audience,
     built_in::Services,
     calls::Calls,
-    entrance::{Entrance, Way},
+    entrance::Entrance,
     error::NodeError,
     host::Host,
+    keeper::apply::{ConfigFile, Configuration},
     keeper::{self, NodeSnapshot, Order, Setup, Shown},
     ledger::Ledger,
     mandate::Mandate,
@@ -40,7 +41,8 @@ use crate::{
     scribe::Scribe,
     server::{self, Limits},
     session,
-    ward::{Route, Ward},
+    ward::Ward,
+    ways::Ways,
     wire,
 };
 
@@ -66,6 +68,7 @@ pub struct NodeBuilder {
     insecure: bool,
     restartable: bool,
     audience: Audience,
+    config: Option<(String, ConfigFile)>,
     #[cfg(any(test, feature = "testing"))]
     pub(crate) hooks: crate::testing::Hooks,
 }
@@ -134,6 +137,20 @@ impl NodeBuilder {
     /// Declares a group.
     pub fn group(mut self, group: GroupSpec) -> Self {
         self.groups.push(group);
+        self
+    }
+
+    /// Hosts what a configuration file says, beside what is added here; `read` reads the file anew when an operator
+    /// has it applied (`wardkeep config apply`), and says in one line what is wrong with it. It may block.
+    pub fn configured(
+        mut self,
+        file: impl Into<String>,
+        now: Configuration,
+        read: impl Fn() -> Result<Configuration, String> + Send + Sync + 'static,
+    ) -> Self {
+        self.wards.extend(now.wards.iter().cloned());
+        self.groups.extend(now.groups.iter().cloned());
+        self.config = Some((file.into(), ConfigFile { now, read: Arc::new(read) }));
         self
     }
 
@@ -215,7 +232,8 @@ impl NodeBuilder {
         let supervisor = self.supervisor.as_deref().map(wardkeep_client::endpoint).transpose()?;
         let supervisor = supervisor.map(|endpoint| session::Supervisor::new(endpoint, self.dial.clone()));
 
-        let methods = Methods::read(&self.descriptors)?;
+        let of_wards = self.wards.iter().flat_map(Ward::described);
+        let methods = Methods::read(&self.descriptors.iter().chain(of_wards).copied().collect::<Vec<_>>())?;
         let with_route = |ward: &Ward| {
             let route = ward.route(&methods).map_err(NodeError::Misconfigured)?;
             Ok::<_, Error>((ward.clone(), route))
@@ -224,13 +242,14 @@ impl NodeBuilder {
         let (health, health_server) = tonic_health::server::health_reporter();
         let calls = Arc::new(Calls::default());
         let replica = ReplicaServer::new(Replica(calls.clone()));
-        let built_in = Services::new().with(health_server).with(replica).reflecting(&self.descriptors)?;
-        let ways = self.ways(built_in.into_ways(), &wards)?;
+        let built_in = Services::new().with(health_server).with(replica);
+        let ways = Ways::new(self.name.clone(), built_in, self.descriptors.clone());
+        ways.lead_to(wards.iter().map(|(ward, route)| (ward, route.as_ref())))?;
 
         let draining = Arc::new(AtomicBool::new(false));
         let ledger = Ledger::new();
         let entrance =
-            Entrance::new(self.name.as_str().into(), ways, draining.clone(), ledger.clone(), calls)
+            Entrance::new(self.name.as_str().into(), ways.table(), draining.clone(), ledger.clone(), calls)
                 .for_audience(self.audience);
         let boot = Uuid::now_v7();
         let info = self.info(address, boot);
@@ -242,6 +261,8 @@ impl NodeBuilder {
         let mandate = Mandate::new(self.name.as_str().into(), boot.as_u128(), self.groups.clone(), seed);
         let setup = Setup {
             host: Host::new(self.name.as_str().into(), Handle::current(), wards, ledger.clone()),
+            ways,
+            config: self.config.map(|(_, file)| file),
             groups: self.groups,
             mandate,
             supervisor,
@@ -273,8 +294,16 @@ impl NodeBuilder {
         for (of, name) in std::iter::once(("node", self.name.as_str())).chain(wards).chain(groups) {
             wire::check_name(of, name).map_err(NodeError::Misconfigured)?;
         }
+        let mut names = std::collections::HashSet::new();
         for ward in &self.wards {
             ward.check().map_err(NodeError::Misconfigured)?;
+            if !names.insert(ward.name()) {
+                let twice = format!("node {} has two wards named {}", self.name, ward.name());
+                return Err(NodeError::Misconfigured(twice).into());
+            }
+        }
+        if self.supervisor.is_some() && self.wards.len() > wire::MOST_WARDS {
+            return Err(NodeError::TooManyWards { node: self.name.clone(), most: wire::MOST_WARDS }.into());
         }
         Ok(())
     }
@@ -290,28 +319,8 @@ impl NodeBuilder {
             uri: self.advertise.clone().unwrap_or_else(|| format!("http://{address}")),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(timestamp(Utc::now())),
+            config_file: self.config.as_ref().map(|(file, _)| file.clone()).unwrap_or_default(),
         }
-    }
-
-    fn ways(
-        &self,
-        mut ways: HashMap<String, Way>,
-        wards: &[(Ward, Option<Arc<Route>>)],
-    ) -> Result<HashMap<String, Way>, Error> {
-        let mut names = std::collections::HashSet::new();
-        for (ward, route) in wards {
-            if !names.insert(ward.name()) {
-                let twice = format!("node {} has two wards named {}", self.name, ward.name());
-                return Err(NodeError::Misconfigured(twice).into());
-            }
-            for (service, route) in ward.services().iter().zip(std::iter::repeat(route).flatten()) {
-                if ways.insert(service.clone(), Way::Ward(route.clone())).is_some() {
-                    let twice = format!("two wards of node {} answer the service {service}", self.name);
-                    return Err(NodeError::Misconfigured(twice).into());
-                }
-            }
-        }
-        Ok(ways)
     }
 }
 
@@ -385,6 +394,37 @@ impl NodeHandle {
     pub async fn drain(&self, on: bool) {
         let _ = self.orders.send(Order::Drain(on)).await;
     }
+
+    /// Hosts one more ward, the last in the start order; it is started unless it waits for an operator. Clients
+    /// find what it answers from then on. (It is not there any more after a restart of the node in place, unless
+    /// the program adds it anew.) Waits until the node runs.
+    ///
+    /// # Errors
+    /// The node hosts one of this name, or of this service; it is at its limit of wards; what is said of the ward
+    /// does not go together; the node has ended.
+    pub async fn add(&self, ward: Ward) -> Result<(), Error> {
+        self.ask(|answer| Order::Add(Box::new(ward), answer)).await
+    }
+
+    /// Stops a ward, as the stop ladder has it, and hosts it no longer. Returns when nothing of it runs any more, or
+    /// what is left had to be left behind. Whoever stops waiting does not stop it from going.
+    ///
+    /// # Errors
+    /// The node hosts no such ward, or is removing it already; the node has ended.
+    pub async fn remove(&self, ward: &str) -> Result<(), Error> {
+        self.ask(|answer| Order::Remove(ward.to_owned(), answer)).await
+    }
+
+    async fn ask(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<(), Error>>) -> Order,
+    ) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        if self.orders.send(order(answer)).await.is_err() {
+            return Err(NodeError::Ended.into());
+        }
+        answered.await.unwrap_or_else(|_| Err(NodeError::Ended.into()))
+    }
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -423,6 +463,7 @@ impl Node {
             insecure: false,
             restartable: false,
             audience: Audience::Trusted,
+            config: None,
             #[cfg(any(test, feature = "testing"))]
             hooks: Default::default(),
         }

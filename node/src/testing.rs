@@ -260,6 +260,11 @@ impl TestNode {
         self.entrance.clone()
     }
 
+    /// To steer it as its program would.
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
+    }
+
     /// How it is now.
     pub fn now(&self) -> Arc<NodeSnapshot> {
         self.snapshots.borrow().clone()

@@ -264,6 +264,9 @@ fn exit_cause(exit: &v1::Exit) -> steward::Cause {
     }
 }
 
+/// Wards of one node that a supervisor takes on.
+pub const MOST_WARDS: usize = 1_024;
+
 /// Bytes of a name of a node, ward or group.
 const NAME: usize = 128;
 

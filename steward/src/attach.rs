@@ -25,9 +25,11 @@ impl Steward {
         reports: Vec<WardReport>,
         groups: Vec<GroupSpec>,
     ) {
+        let names = groups.iter().map(|spec| spec.name.clone()).collect();
         for spec in groups {
             self.declare(spec, Origin::Declared);
         }
+        self.declares(name, &names);
         let again = self.nodes.get(name).is_some_and(|node| node.heard.is_some() && node.boot == boot);
         let reports = self.enroll(name, boot, again, reports);
         if !again {
@@ -114,7 +116,7 @@ impl Steward {
         let reports: Vec<_> = reports
             .into_iter()
             .map(|report| (WardId::new(name.clone(), report.spec.name.clone()), report))
-            .map(|(id, report)| seen.insert(id.clone()).then_some((id, report)))
+            .map(|(id, report)| (!report.is_nobody() && seen.insert(id.clone())).then_some((id, report)))
             .collect();
         for id in before.iter().filter(|id| !seen.contains(*id)) {
             self.remove_ward(id);
@@ -125,7 +127,7 @@ impl Steward {
         let mut known_terms = HashMap::new();
         for (slot, named) in (0..).zip(reports) {
             let Some((id, report)) = named else {
-                // A second one of this name: nothing is known of the slot.
+                // Nobody's, or a second one of this name: nothing is known of the slot.
                 order.push(NOWHERE);
                 continue;
             };

@@ -15,7 +15,7 @@ use crate::{
     agenda::{Agenda, Key},
     alarms::{Alarms, NEVER, nanos},
     budget::Budget,
-    detector,
+    detector::{self, Detector},
     group::{Group, Origin},
     memory::Memory,
     node::Node,
@@ -103,6 +103,25 @@ impl Steward {
             self.describe(spec, Origin::Configured);
         }
         self
+    }
+
+    /// Judges by other settings from now on. The restart budget and the seed stay what they are.
+    pub fn configure(&mut self, config: Config) {
+        let kept = self.config;
+        let (restart_burst, restart_refill, seed) = (kept.restart_burst, kept.restart_refill, kept.seed);
+        self.config = Config { restart_burst, restart_refill, seed, ..config };
+        self.deviations = detector::deviations(config.phi_threshold);
+        if kept.pulse_interval != config.pulse_interval {
+            // The rhythm that was seen is not the one that is to come.
+            for node in self.nodes.values_mut() {
+                node.detector = Detector::default();
+            }
+        }
+        for place in self.wards.places() {
+            self.touch(place);
+        }
+        self.touched_nodes.extend(self.nodes.keys().cloned());
+        self.reindex();
     }
 
     /// Takes an event in and says what is to be done, in this order. A `now` before that of the last
@@ -249,7 +268,13 @@ impl Steward {
             Event::NodeDetached { node, goodbye } => self.detach(&node, goodbye),
             Event::WardJoined { node, ward } => self.join(&node, ward),
             Event::WardLeft { ward } => self.leave(&ward),
-            Event::NodeLaunchable { node } => self.launchable(&node),
+            Event::GroupDescribed { group, by } => self.redescribe(group, by),
+            Event::GroupWithdrawn { group, by } => self.withdraw(&group, by.as_ref()),
+            Event::NodeLaunchable { node, takes, awaited } => self.launchable(&node, takes, awaited),
+            Event::NodeUnlaunchable { node } => self.unlaunchable(&node),
+            Event::LaunchNode { node, cause } => self.asked_launch(&node, cause),
+            Event::NodeLaunched { node } => self.launched(&node),
+            Event::LaunchFailed { node, cause } => self.launch_failed(&node, cause),
             Event::NodeRestartable { node } => self.restartable(&node),
             Event::ThreadsLeaked { node, threads } => self.threads_leaked(&node, threads),
             Event::NodeProcessExited { node, cause } => self.process_exited(&node, &cause),

@@ -15,8 +15,8 @@ use crate::{
     table::Table,
     tree::Member,
     types::{
-        AutoShutdown, Cause, GroupSpec, GroupView, Phase, Reach, Restart, Strategy, Time, Verdict, WardId,
-        What,
+        AutoShutdown, Cause, GroupSpec, GroupView, NodeName, Phase, Reach, Restart, Strategy, Time, Verdict,
+        WardId, What,
     },
     ward::{Intent, Pending, Then, Ward},
 };
@@ -34,6 +34,8 @@ pub(crate) enum Origin {
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
     pub(crate) origin: Origin,
+    /// Nodes that declare it.
+    pub(crate) declared_by: BTreeSet<NodeName>,
     /// As the spec says, unless that is impossible.
     pub(crate) parent: Option<Arc<str>>,
     pub(crate) subgroups: BTreeSet<Arc<str>>,
@@ -53,6 +55,7 @@ impl Group {
         Self {
             spec,
             origin,
+            declared_by: BTreeSet::new(),
             parent: None,
             subgroups: BTreeSet::new(),
             members: Vec::new(),
@@ -75,7 +78,8 @@ impl Group {
     }
 
     pub(crate) fn is_worth_keeping(&self) -> bool {
-        self.origin == Origin::Configured || !self.members.is_empty() || !self.subgroups.is_empty()
+        let described = self.origin == Origin::Configured || !self.declared_by.is_empty();
+        described || !self.members.is_empty() || !self.subgroups.is_empty()
     }
 
     /// It is stopping its wards because it gave up or shuts down.

@@ -52,6 +52,7 @@ mod detector;
 mod escalate;
 mod group;
 mod intensity;
+mod launch;
 mod life;
 mod memory;
 mod node;

@@ -1,14 +1,14 @@
-//! Nodes: their sessions, reports and silences, and the launching of their processes.
+//! Nodes: their sessions, reports and silences.
 
-use std::{mem, time::Duration};
+use std::{collections::BTreeSet, mem, time::Duration};
 
 use crate::{
     alarms::nanos,
-    backoff::Streak,
     core::Steward,
     detector::Detector,
     escalate::Escalation,
-    types::{Action, Backoff, Beats, Cause, NodeName, Phase, Time, Verdict, WardId, What, WorkBeat},
+    launch::Launch,
+    types::{Beats, Cause, NodeName, Phase, Time, Verdict, WardId, What, WorkBeat},
     ward::seconds,
 };
 
@@ -53,17 +53,6 @@ pub(crate) struct Node {
     pub(crate) escalated: Option<Time>,
 }
 
-/// How it stands with a node's process.
-#[derive(Debug, Default)]
-pub(crate) struct Launch {
-    due: Option<(Time, Cause)>,
-    /// When it was last launched (patient), if it has not attended since.
-    last: Option<Time>,
-    streak: Streak,
-    /// The launcher also ends the old process: that end is no news.
-    ends_old: bool,
-}
-
 impl Node {
     pub(crate) fn is_ready(&self) -> bool {
         self.attached && self.verdict != Verdict::Unreachable
@@ -75,7 +64,7 @@ impl Node {
         (self.heard, self.heard_patient, self.reported) = (Some(now), patient, patient);
         self.detector.restarted();
         if let Some(launch) = &mut self.launch {
-            (launch.due, launch.last, launch.ends_old) = (None, None, false);
+            launch.attended();
         }
     }
 
@@ -95,15 +84,6 @@ impl Steward {
         self.note(Some(name), None, What::NodeLeft { goodbye }, Cause::default());
     }
 
-    pub(crate) fn launchable(&mut self, name: &NodeName) {
-        let patient = self.patient();
-        let node = self.node_entry(name);
-        // Its process is there, or is being started now.
-        let last = (!node.attached).then_some(patient);
-        node.launch.get_or_insert_with(|| Launch { last, ..Launch::default() });
-        self.touched_nodes.insert(name.clone());
-    }
-
     /// A node, heard of before or not.
     pub(crate) fn node_entry(&mut self, name: &NodeName) -> &mut Node {
         let rank = self.next_rank;
@@ -113,16 +93,6 @@ impl Steward {
             let escalated = memory.escalated.remove(name);
             Node { rank, escalated, ..Node::default() }
         })
-    }
-
-    pub(crate) fn process_exited(&mut self, name: &NodeName, cause: &Cause) {
-        let Some(node) = self.node_mut(name) else { return };
-        if node.launch.as_mut().is_some_and(|launch| mem::take(&mut launch.ends_old)) {
-            return;
-        }
-        node.exited = true;
-        self.judge_node(name, Verdict::Unreachable, cause.clone());
-        self.plan_launch(name, cause.clone());
     }
 
     /// Touches no more than what changed: of wards that only pulse, a column of times.
@@ -209,7 +179,7 @@ impl Steward {
         let Some(node) = self.node_mut(name).filter(|node| node.attached && !node.exited) else { return };
         (node.heard, node.heard_patient) = (Some(now), patient);
         if let Some(launch) = &mut node.launch {
-            (launch.due, launch.last) = (None, None);
+            launch.heard();
         }
         if node.verdict == Verdict::Unreachable {
             self.judge_node(
@@ -262,6 +232,9 @@ impl Steward {
         if away && node.verdict != Verdict::Unreachable {
             let reason = "it said goodbye and has not come back".into();
             self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
+        } else if node.is_awaited() && patient >= self.awaited_until(node) {
+            let reason = format!("it has not attended for {}", seconds(self.config.relaunch_after));
+            self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
         } else if node.is_expected() && patient >= self.silence_ends(node) {
             self.judge_silence(name, patient);
         }
@@ -303,50 +276,6 @@ impl Steward {
         all >= 3 && together * 2 > all
     }
 
-    fn plan_launch(&mut self, name: &NodeName, cause: Cause) {
-        let (now, seed) = (self.now, self.config.seed);
-        let Some(node) = self.node_mut(name) else { return };
-        let Some(launch) = node.launch.as_mut().filter(|launch| launch.due.is_none()) else { return };
-        let delay = launch.streak.next(&Backoff::default(), now, seed, name);
-        launch.due = Some((now.saturating_add(delay), cause.clone()));
-        self.note(Some(name), None, What::NodeLaunch { delay }, cause);
-    }
-
-    fn wake_launch(&mut self, name: &NodeName, patient: Time) {
-        let now = self.now;
-        let Some(node) = self.node_mut(name) else { return };
-        let (since, exited) = (node.heard_patient, node.exited);
-        let Some(launch) = &mut node.launch else { return };
-        if let Some((_, cause)) = launch.due.take_if(|(at, _)| *at <= now) {
-            launch.last = Some(patient);
-            launch.ends_old = !exited;
-            return self.out.push(Action::Launch { node: name.clone(), cause });
-        }
-        let last = launch.last;
-        if self.nodes.get(name).and_then(|node| self.launch_planned_at(node)).is_none_or(|at| patient < at) {
-            return;
-        }
-        let ago = |since| seconds(patient.saturating_sub(since));
-        let reason = match last {
-            Some(last) => format!("launched {} ago, and has not attended since", ago(last)),
-            None => format!("unreachable for {}", ago(since)),
-        };
-        let cause = Cause { reason, ..Cause::default() };
-        self.judge_node(name, Verdict::Unreachable, cause.clone());
-        self.plan_launch(name, cause);
-    }
-
-    /// When (patient) the patience ends with a process that was launched and does not attend, or with a
-    /// node that is unreachable.
-    fn launch_planned_at(&self, node: &Node) -> Option<Time> {
-        let launch = node.launch.as_ref().filter(|launch| launch.due.is_none())?;
-        match launch.last {
-            Some(last) => Some(last.saturating_add(self.config.attend_timeout)),
-            None => (node.verdict == Verdict::Unreachable)
-                .then(|| node.heard_patient.saturating_add(self.config.relaunch_after)),
-        }
-    }
-
     pub(crate) fn node_wake(&self, name: &NodeName) -> Option<Time> {
         let wakes = [self.session_wake(name), self.escalation_wake(name)];
         wakes.into_iter().flatten().min()
@@ -354,25 +283,26 @@ impl Steward {
 
     fn session_wake(&self, name: &NodeName) -> Option<Time> {
         let node = self.nodes.get(name)?;
-        let due = node.launch.as_ref().and_then(|launch| launch.due.as_ref());
-        let launch = due.map(|(at, _)| *at).or(self.launch_planned_at(node).map(|at| self.real(at)));
+        let launch = self.launch_wake(node);
         if node.verdict == Verdict::Unreachable {
             let forgotten = !node.attached && node.launch.is_none();
             return launch.or(forgotten.then(|| self.real(forget_at(node))));
         }
         let silence = match node.left {
             Some(left) => Some(self.real(left.saturating_add(GOODBYE_PATIENCE))),
+            None if node.is_awaited() => Some(self.real(self.awaited_until(node))),
             None => node.is_expected().then(|| self.real(self.silence_ends(node))),
         };
         silence.into_iter().chain(launch).min()
     }
 
-    fn forget(&mut self, name: &NodeName) {
+    pub(crate) fn forget(&mut self, name: &NodeName) {
         let wards = self.wards_of(name);
         self.nodes.remove(name);
         for id in &wards {
             self.remove_ward(id);
         }
+        self.declares(name, &BTreeSet::new());
         self.prune_groups();
     }
 

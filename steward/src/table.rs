@@ -1,6 +1,6 @@
 //! All wards: by place, which is how reports speak of them, and by name, for everything else.
 
-use std::{cmp::Ordering, collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, collections::BTreeMap, ops::Range, time::Duration};
 
 use crate::{
     alarms::{Nanos, nanos},
@@ -35,6 +35,11 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.wards.len() - self.free.len()
+    }
+
+    /// All places, those that nobody has included.
+    pub(crate) fn places(&self) -> Range<u32> {
+        0..u32::try_from(self.wards.len()).unwrap_or(NOWHERE)
     }
 
     pub(crate) fn at(&self, place: u32) -> Option<&Ward> {

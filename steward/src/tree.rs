@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, iter, sync::Arc};
 use crate::{
     core::Steward,
     group::{Group, Origin},
-    types::{GroupSpec, Restart, WardId},
+    types::{GroupSpec, NodeName, Restart, WardId},
     ward::{Intent, Ward},
 };
 
@@ -45,6 +45,51 @@ impl Steward {
         self.unlink(&name);
         if let Some(parent) = parent {
             self.link(&name, parent);
+        }
+    }
+
+    /// Describes a group anew, unless a configuration did and this is none.
+    pub(crate) fn redescribe(&mut self, spec: GroupSpec, by: Option<NodeName>) {
+        let (name, origin) = match by {
+            Some(_) => (spec.name.clone(), Origin::Declared),
+            None => (spec.name.clone(), Origin::Configured),
+        };
+        let configured = self.groups.get(&name).is_some_and(|group| group.origin == Origin::Configured);
+        if !configured || by.is_none() {
+            self.dirty.insert(name.clone());
+            self.describe(spec, origin);
+        }
+        if let (Some(group), Some(by)) = (self.groups.get_mut(&name), by) {
+            group.declared_by.insert(by);
+        }
+        self.prune_groups();
+    }
+
+    /// Forgets what someone said of a group.
+    pub(crate) fn withdraw(&mut self, name: &Arc<str>, by: Option<&NodeName>) {
+        let Some(group) = self.groups.get_mut(name) else { return };
+        let nobody = match by {
+            Some(node) => {
+                group.declared_by.remove(node);
+                group.origin == Origin::Declared && group.declared_by.is_empty()
+            }
+            None => group.origin == Origin::Configured,
+        };
+        if nobody {
+            self.dirty.insert(name.clone());
+            self.describe(GroupSpec::new(name.clone()), Origin::Implied);
+        }
+        self.prune_groups();
+    }
+
+    /// A node declares these groups, and no others.
+    pub(crate) fn declares(&mut self, node: &NodeName, groups: &BTreeSet<Arc<str>>) {
+        for (name, group) in &mut self.groups {
+            if groups.contains(name) {
+                group.declared_by.insert(node.clone());
+            } else {
+                group.declared_by.remove(node);
+            }
         }
     }
 

@@ -270,6 +270,18 @@ pub struct WardReport {
     pub failed: bool,
 }
 
+impl WardReport {
+    /// Stands in the slot of a ward that has left, so that those after it keep theirs.
+    pub fn nobody() -> Self {
+        let spec = WardSpec::new("");
+        Self { spec, phase: Phase::Stopped, incarnation: 0, held: false, failed: false }
+    }
+
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.spec.name.is_empty()
+    }
+}
+
 /// Where a ward is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -392,6 +404,22 @@ pub enum Event {
         /// The ward.
         ward: WardReport,
     },
+    /// A group is described anew. It holds from now on; nothing is restarted for it.
+    GroupDescribed {
+        /// What it is from now on.
+        group: GroupSpec,
+        /// The node that declares it. `None`: it is configured, and wins over what nodes declare under the
+        /// same name, as with [`Steward::with_groups`](crate::Steward::with_groups).
+        by: Option<NodeName>,
+    },
+    /// Someone describes a group no longer. If nobody does, it has the default strategy and limits for as long
+    /// as there are wards in it.
+    GroupWithdrawn {
+        /// Its name.
+        group: Arc<str>,
+        /// The node that declared it. `None`: it was configured.
+        by: Option<NodeName>,
+    },
     /// A node no longer hosts a ward. What is known of it is forgotten; nothing is stopped.
     WardLeft {
         /// The ward.
@@ -401,6 +429,36 @@ pub enum Event {
     NodeLaunchable {
         /// Its name.
         node: NodeName,
+        /// How long the launcher may take: the node is waited for so much longer.
+        takes: Duration,
+        /// The launcher has not started it by itself: if it does not attend within
+        /// [`Config::relaunch_after`], it is launched.
+        awaited: bool,
+    },
+    /// Nobody can any longer. One that has never attended is forgotten.
+    NodeUnlaunchable {
+        /// Its name.
+        node: NodeName,
+    },
+    /// An operator wants a node's process started anew by its launcher, now.
+    LaunchNode {
+        /// Its name.
+        node: NodeName,
+        /// Who and why.
+        cause: Cause,
+    },
+    /// The launcher has done its part: the node is waited for from now on.
+    NodeLaunched {
+        /// Its name.
+        node: NodeName,
+    },
+    /// The launcher could not do it: it is tried again, with longer and longer pauses, for as long as
+    /// the node stays away.
+    LaunchFailed {
+        /// Its name.
+        node: NodeName,
+        /// Why.
+        cause: Cause,
     },
     /// This boot of an attached node can be told to start its process anew.
     NodeRestartable {

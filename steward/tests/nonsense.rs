@@ -115,10 +115,14 @@ fn event() -> impl Strategy<Value = Event> {
                 wards,
                 groups,
             });
-    let of_node = (name(), 0..6_u8).prop_map(|(node, what)| match what {
-        0 => Event::NodeLaunchable { node: node.into() },
-        4 => Event::NodeRestartable { node: node.into() },
-        5 => Event::ThreadsLeaked { node: node.into(), threads: u32::MAX },
+    let of_node = (name(), 0..11_u8, span()).prop_map(|(node, what, takes)| match what {
+        0 | 8 => Event::NodeLaunchable { node: node.into(), takes, awaited: what == 8 },
+        4 => Event::NodeUnlaunchable { node: node.into() },
+        5 => Event::LaunchNode { node: node.into(), cause: Cause::default() },
+        6 => Event::NodeLaunched { node: node.into() },
+        7 => Event::LaunchFailed { node: node.into(), cause: Cause::default() },
+        9 => Event::NodeRestartable { node: node.into() },
+        10 => Event::ThreadsLeaked { node: node.into(), threads: u32::MAX },
         1 => Event::NodeProcessExited { node: node.into(), cause: Cause::default() },
         goodbye => Event::NodeDetached { node: node.into(), goodbye: goodbye == 2 },
     });
@@ -134,13 +138,21 @@ fn event() -> impl Strategy<Value = Event> {
             _ => Event::WardExited { ward, incarnation, kind, cause: Cause::default() },
         });
     let comes = (name(), report()).prop_map(|(node, ward)| Event::WardJoined { node: node.into(), ward });
+    let told = (group(), prop::option::of(name()), any::<bool>()).prop_map(|(group, by, described)| {
+        let by = by.map(Into::into);
+        if described {
+            Event::GroupDescribed { group, by }
+        } else {
+            Event::GroupWithdrawn { group: group.name, by }
+        }
+    });
     let goes = id().prop_map(|ward| Event::WardLeft { ward });
     let asked = (id(), 0..3_u8).prop_map(|(ward, what)| match what {
         0 => Event::StartWard { ward, cause: Cause::default() },
         1 => Event::StopWard { ward, cause: Cause::default() },
         _ => Event::RestartWard { ward, cause: Cause::default() },
     });
-    prop_oneof![3 => attach, 2 => comes, 1 => goes, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
+    prop_oneof![3 => attach, 1 => told, 2 => comes, 1 => goes, 2 => of_node, 3 => reports, 6 => of_ward, 2 => asked, 3 => Just(Event::Tick)]
 }
 
 fn config() -> impl Strategy<Value = Config> {

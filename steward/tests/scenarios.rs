@@ -101,6 +101,42 @@ fn one_for_all_stops_the_others_in_reverse_order_and_starts_all_in_order() {
 }
 
 #[test]
+fn a_group_that_is_described_anew_goes_on_as_it_is_and_heals_as_it_is_told() {
+    let mut world = group(Strategy::OneForOne);
+    let spec = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::new("g") };
+    world.step(Event::GroupDescribed { group: spec.clone(), by: None });
+    world.run(ms(5_000));
+    assert_eq!(world.commands(), Vec::<String>::new());
+    // What a node declares does not change what is configured.
+    world.step(Event::GroupDescribed { group: GroupSpec::new("g"), by: Some("n".into()) });
+    world.crash(&id("b"));
+    world.run(ms(1_000));
+    assert_eq!(world.commands(), ["-c", "-a", "+a", "+b", "+c"]);
+    world.log.clear();
+    world.step(Event::GroupWithdrawn { group: "g".into(), by: None });
+    world.crash(&id("b"));
+    world.run(ms(1_000));
+    assert_eq!(world.commands(), ["+b"]);
+}
+
+#[test]
+fn a_group_that_is_declared_waits_for_its_wards() {
+    let mut steward = Steward::new(Config::default());
+    let pool = GroupSpec { intensity: 77, ..GroupSpec::new("pool") };
+    let attach = |groups| Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![], groups };
+    steward.step(ms(0), attach(vec![pool]));
+    let spec = WardSpec { group: Some("pool".into()), ..WardSpec::new("a") };
+    let ward = WardReport { spec, phase: Phase::Stopped, incarnation: 0, held: false, failed: false };
+    steward.step(ms(1), Event::WardJoined { node: "n".into(), ward });
+    assert_eq!(steward.group("pool", ms(1)).expect("it").spec.intensity, 77);
+    steward.step(ms(2), Event::WardLeft { ward: id("a") });
+    assert_eq!(steward.groups(ms(2)).count(), 1);
+    // Declared by nobody, and empty.
+    steward.step(ms(3), attach(vec![]));
+    assert_eq!(steward.groups(ms(3)).count(), 0);
+}
+
+#[test]
 fn rest_for_one_leaves_those_before_alone() {
     let mut world = group(Strategy::RestForOne);
     world.crash(&id("b"));
@@ -310,7 +346,7 @@ fn a_goodbye_is_no_failure_unless_it_lasts() {
 #[test]
 fn a_process_that_ended_is_launched_anew() {
     let mut world = one(WardSpec::new("a"));
-    world.step(Event::NodeLaunchable { node: "n".into() });
+    world.step(Event::NodeLaunchable { node: "n".into(), takes: ms(0), awaited: false });
     world.step(Event::NodeProcessExited { node: "n".into(), cause: because("killed by signal 9") });
     assert_eq!(world.noted(&What::NodeVerdict(Verdict::Unreachable)), 1);
     world.run(ms(1_000));
@@ -323,7 +359,7 @@ fn a_silent_node_with_a_launcher_is_launched_after_a_while_and_again_if_that_doe
     let mut steward = Steward::new(Config::default());
     let attached = Event::NodeAttached { node: "n".into(), boot: 1, wards: vec![], groups: vec![] };
     steward.step(ms(0), attached);
-    steward.step(ms(0), Event::NodeLaunchable { node: "n".into() });
+    steward.step(ms(0), Event::NodeLaunchable { node: "n".into(), takes: ms(0), awaited: false });
     let mut launches = Vec::new();
     while let Some(at) = steward.next_wake().filter(|at| *at < ms(150_000)) {
         let launch = |action: &Action| matches!(action, Action::Launch { .. });
@@ -339,7 +375,7 @@ fn a_silent_node_with_a_launcher_is_launched_after_a_while_and_again_if_that_doe
 fn a_process_that_never_attends_is_launched_anew_with_the_pauses_of_any_other() {
     let config = Config { attend_timeout: ms(10_000), ..Config::default() };
     let mut steward = Steward::new(config);
-    steward.step(ms(0), Event::NodeLaunchable { node: "n".into() });
+    steward.step(ms(0), Event::NodeLaunchable { node: "n".into(), takes: ms(0), awaited: false });
     let (mut launches, mut told) = (Vec::new(), Vec::new());
     let mut tick = |steward: &mut Steward, until| {
         while let Some(at) = steward.next_wake().filter(|at| *at < until) {
@@ -425,6 +461,33 @@ fn decisions_about_groups_tell_how_far_they_reach() {
             (vec![], ["a", "b"].map(id).into(), None)
         );
     }
+}
+
+#[test]
+fn a_node_that_is_awaited_and_does_not_come_is_launched_and_a_launch_that_fails_is_tried_again() {
+    let mut steward = Steward::new(Config::default());
+    let takes = ms(30_000);
+    steward.step(ms(0), Event::NodeLaunchable { node: "n".into(), takes, awaited: true });
+    let is_launch = |action: &Action| matches!(action, Action::Launch { .. });
+    let mut launches = Vec::new();
+    let mut now = ms(0);
+    while let Some(at) = steward.next_wake().filter(|at| *at < ms(300_000)) {
+        now = at;
+        if steward.step(at, Event::Tick).iter().any(is_launch) {
+            launches.push(at.as_secs());
+            if launches.len() < 3 {
+                steward.step(at, Event::LaunchFailed { node: "n".into(), cause: because("exit status: 3") });
+            }
+        }
+    }
+    // Twice it fails, at once; then it is given the time it may take, and the node its own.
+    assert_eq!(launches[..4], [15, 15, 15, 105]);
+    let asked = steward.step(now, Event::LaunchNode { node: "n".into(), cause: because("asked for") });
+    assert!(asked.iter().any(is_launch));
+    steward.step(now + ms(1), Event::NodeLaunched { node: "n".into() });
+    assert_eq!(steward.next_wake(), Some(now + ms(60_001)));
+    steward.step(now + ms(2), Event::NodeUnlaunchable { node: "n".into() });
+    assert_eq!(steward.nodes().count(), 0);
 }
 
 #[test]

@@ -86,3 +86,15 @@ fn a_ward_is_not_judged_before_a_report_vouches_for_its_silence() {
     let stalled = pulse(&mut steward, Duration::from_millis(6_300), 8 * SECOND, &[0]);
     assert_eq!(stalled.iter().map(|(_, ward)| ward.as_str()).collect::<Vec<_>>(), ["b"]);
 }
+
+#[test]
+fn nobody_keeps_the_slot_of_a_ward_that_left_before_the_session() {
+    let mut steward = Steward::new(Config::default());
+    let wards = vec![report("a"), WardReport::nobody(), report("c"), WardReport::nobody()];
+    steward.step(SECOND, Event::NodeAttached { node: "n".into(), boot: 7, wards, groups: vec![] });
+    steward.step(SECOND, Event::WardJoined { node: "n".into(), ward: report("e") });
+    assert!(pulse(&mut steward, 2 * SECOND, 10 * SECOND, &[0, 2, 4]).is_empty());
+    assert_eq!(steward.wards(10 * SECOND).count(), 3);
+    let stalled = pulse(&mut steward, 10 * SECOND, 20 * SECOND, &[0, 1, 2, 3]);
+    assert_eq!(stalled.iter().map(|(_, ward)| ward.as_str()).collect::<Vec<_>>(), ["e"]);
+}

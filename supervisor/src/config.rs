@@ -1,6 +1,8 @@
 //! The files `wardkeep serve` reads. What is wrong with one is said in one line: file, line, and
 //! the nearest key that exists.
 
+mod entries;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -10,10 +12,12 @@ use std::{
 
 use humantime::format_duration;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use wardkeep_node::{Backoff, GroupSpec, Program, Restart, Strategy, Ward, wire};
+use wardkeep_node::{Backoff, Configuration, GroupSpec, Program, Restart, Strategy, Ward, wire};
 use wardkeep_steward::{AutoShutdown, Config, Escalate, MAX_DEPTH};
 
-use crate::daemon::{HISTORY_AGE, HISTORY_BYTES, Launch};
+pub use entries::Given;
+
+use crate::daemon::{self, COMMAND_TIMEOUT, HISTORY_AGE, HISTORY_BYTES, How, Launch};
 
 /// `wardkeep serve supervisor --config`.
 #[derive(Debug, Default, Deserialize)]
@@ -121,8 +125,13 @@ pub struct GroupEntry {
 #[serde(deny_unknown_fields)]
 pub struct LaunchEntry {
     name: String,
-    /// Program and arguments.
-    launch: Vec<String>,
+    /// Program and arguments: the node, as a child of the supervisor.
+    launch: Option<Vec<String>>,
+    /// Program and arguments: starts the node somewhere else.
+    command: Option<Vec<String>>,
+    /// For the command to end.
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
     #[serde(default)]
     env: BTreeMap<String, String>,
 }
@@ -189,6 +198,9 @@ impl Default for OutputEntry {
         Self { lines: 1_000, bytes: 256 * 1_024 }
     }
 }
+
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Output is kept in memory.
 const MOST_OUTPUT: OutputEntry = OutputEntry { lines: 1_000_000, bytes: 256 * 1_024 * 1_024 };
@@ -358,6 +370,21 @@ pub fn groups(entries: &[GroupEntry]) -> Result<Vec<GroupSpec>, String> {
 }
 
 impl SupervisorFile {
+    /// What it describes.
+    ///
+    /// # Errors
+    /// One line that says what does not go together.
+    pub fn configuration(&self, given: Given<'_>) -> Result<daemon::Configuration, String> {
+        Ok(daemon::Configuration {
+            steward: self.steward()?,
+            mandate_grace: self.mandate_grace.unwrap_or(daemon::MANDATE_GRACE),
+            history: self.history.retention()?,
+            groups: groups(&self.group)?,
+            launches: self.launches()?,
+            entries: self.entries(given),
+        })
+    }
+
     /// How the steward judges and heals.
     ///
     /// # Errors
@@ -406,15 +433,36 @@ impl LaunchEntry {
     /// What the launcher is told.
     ///
     /// # Errors
-    /// One line if there is no program.
+    /// One line if there is no program, or more than one.
     pub fn launch(&self) -> Result<Launch, String> {
-        let Some((program, args)) = self.launch.split_first() else {
-            return Err(format!("node {}: launch names no program", self.name));
+        let node = &self.name;
+        let (key, line, how) = match (&self.launch, &self.command) {
+            (Some(_), None) if self.timeout.is_some() => {
+                return Err(format!("node {node}: timeout is for a command; launch has none"));
+            }
+            (Some(line), None) => ("launch", line, How::Process),
+            (None, Some(line)) => {
+                let timeout = self.timeout.unwrap_or(COMMAND_TIMEOUT);
+                if timeout.is_zero() {
+                    return Err(format!("node {node}: timeout must be longer than nothing"));
+                }
+                ("command", line, How::Command { timeout })
+            }
+            (None, None) => {
+                return Err(format!(
+                    "node {node}: give it launch (a child of the supervisor) or command (starts it somewhere else)"
+                ));
+            }
+            (Some(_), Some(_)) => return Err(format!("node {node}: launch and command exclude each other")),
+        };
+        let Some((program, args)) = line.split_first() else {
+            return Err(format!("node {node}: {key} names no program"));
         };
         // It names files, too.
         wire::check_name("[[node]]", &self.name)?;
         Ok(Launch {
-            node: self.name.clone(),
+            node: node.clone(),
+            how,
             program: program.into(),
             args: args.iter().map(Into::into).collect(),
             env: self.env.clone(),
@@ -486,8 +534,8 @@ impl WardEntry {
         }
         if let Some(probe) = &self.probe {
             program = program.probe(&probe.address, probe.service.as_str()).map_err(wrong)?;
-            let interval = probe.interval.unwrap_or(Duration::from_secs(1));
-            let timeout = probe.timeout.unwrap_or(Duration::from_millis(500));
+            let interval = probe.interval.unwrap_or(PROBE_INTERVAL);
+            let timeout = probe.timeout.unwrap_or(PROBE_TIMEOUT);
             program = program.probes_every(interval, timeout).map_err(wrong)?;
         }
         Ok(program)
@@ -500,7 +548,96 @@ impl WardEntry {
 /// One line: the file, the line, what is wrong, and the nearest key that exists.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    toml::from_str(&text).map_err(|e| format!("{}:{}", path.display(), explain(&text, &e)))
+    parse(path, &text)
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|e| format!("{}:{}", path.display(), explain(text, &e)))
+}
+
+/// Reads a node's file, and says what it describes.
+///
+/// # Errors
+/// One line: the file, the line where there is one, and what is wrong.
+pub fn node(path: &Path, given: Given<'_>) -> Result<(NodeFile, Configuration), String> {
+    let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let file: NodeFile = parse(path, &text)?;
+    match file.configuration(given) {
+        Ok(configuration) => Ok((file, configuration)),
+        Err(what) => {
+            let groups = file.group.iter().map(|entry| ("group", entry.name.as_str()));
+            let wards = file.ward.iter().map(|entry| ("ward", entry.name.as_str()));
+            Err(located(path, &text, groups.chain(wards), &what))
+        }
+    }
+}
+
+/// Reads a supervisor's file, and says what it describes.
+///
+/// # Errors
+/// As [`node`].
+pub fn supervisor(path: &Path, given: Given<'_>) -> Result<(SupervisorFile, daemon::Configuration), String> {
+    let text = fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let file: SupervisorFile = parse(path, &text)?;
+    match file.configuration(given) {
+        Ok(configuration) => Ok((file, configuration)),
+        Err(what) => {
+            let groups = file.group.iter().map(|entry| ("group", entry.name.as_str()));
+            let nodes = file.node.iter().map(|entry| ("node", entry.name.as_str()));
+            Err(located(path, &text, groups.chain(nodes), &what))
+        }
+    }
+}
+
+/// Puts the file before what is wrong, and the line on which the entry begins that it is about.
+fn located<'a>(
+    path: &Path,
+    text: &str,
+    entries: impl Iterator<Item = (&'static str, &'a str)>,
+    what: &str,
+) -> String {
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut found = None;
+    for (noun, name) in entries {
+        let place = places.entry(noun).or_default();
+        // What is there twice is wrong the second time.
+        let here =
+            what.starts_with(&format!("{noun} {name}")) || what.ends_with(&format!("are named {name}"));
+        if here {
+            found = Some((noun, *place));
+        }
+        *place += 1;
+    }
+    let line = found.and_then(|(noun, place)| {
+        let header = format!("[[{noun}]]");
+        let mut lines = text.lines().enumerate().filter(|(_, line)| line.trim().starts_with(&header));
+        lines.nth(place).map(|(line, _)| line + 1)
+    });
+    match line {
+        Some(line) => format!("{}:{line}: {what}", path.display()),
+        None => format!("{}: {what}", path.display()),
+    }
+}
+
+impl NodeFile {
+    /// What it describes.
+    ///
+    /// # Errors
+    /// One line that says what does not go together.
+    pub fn configuration(&self, given: Given<'_>) -> Result<Configuration, String> {
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.ward.iter().find(|entry| !names.insert(&entry.name)) {
+            return Err(format!("two wards are named {}", twice.name));
+        }
+        for entry in &self.group {
+            wire::check_name("group", &entry.name)?;
+        }
+        Ok(Configuration {
+            entries: self.entries(given),
+            groups: groups(&self.group)?,
+            wards: self.ward.iter().map(WardEntry::ward).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 fn explain(text: &str, error: &toml::de::Error) -> String {
@@ -591,6 +728,21 @@ mod tests {
         assert_eq!(file(one).unwrap().len(), 1);
         assert_eq!(file(&one.repeat(2)).unwrap_err(), "two nodes to launch are named a");
         assert!(file(&one.replace("\"a\"", "\"../a\"")).unwrap_err().contains("slash"));
+        let how = |keys: &str| file(&format!("[[node]]\nname = \"a\"\n{keys}")).map(|all| all[0].how);
+        assert_eq!(how("launch = [\"x\"]"), Ok(How::Process));
+        assert_eq!(how("command = [\"x\"]"), Ok(How::Command { timeout: Duration::from_secs(30) }));
+        let timeout = Duration::from_secs(5);
+        assert_eq!(how("command = [\"x\"]\ntimeout = \"5s\""), Ok(How::Command { timeout }));
+        for (keys, says) in [
+            ("", "node a: give it launch"),
+            ("launch = [\"x\"]\ncommand = [\"x\"]", "exclude each other"),
+            ("launch = [\"x\"]\ntimeout = \"5s\"", "timeout is for a command"),
+            ("command = [\"x\"]\ntimeout = \"0s\"", "longer than nothing"),
+            ("command = []", "node a: command names no program"),
+        ] {
+            let error = how(keys).unwrap_err();
+            assert!(error.contains(says), "{keys}: {error}");
+        }
     }
 
     #[test]
@@ -641,6 +793,23 @@ mod tests {
         assert_eq!(read(&deep).unwrap_err(), "group g0 lies more than 16 groups deep");
         assert!(read(&group("a", "significant = true")).unwrap_err().starts_with("group a is permanent"));
         assert_eq!(read(&(group("a", "") + &group("a", ""))).unwrap_err(), "two groups are named a");
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_told_with_its_file_and_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let wrong = |text: &str| {
+            fs::write(file.path(), text).unwrap();
+            let error = node(file.path(), &[]).unwrap_err();
+            error.replace(&file.path().display().to_string(), "f.toml")
+        };
+        let ward =
+            |name: &str, command: &str| format!("[[ward]]\nname = \"{name}\"\ncommand = [{command}]\n");
+        let first = ward("a", "\"x\"");
+        assert_eq!(wrong(&(first.clone() + &ward("b", ""))), "f.toml:4: ward b: command names no program");
+        assert_eq!(wrong(&first.repeat(2)), "f.toml:4: two wards are named a");
+        let circle = "[[group]]\nname = \"g\"\nparent = \"g\"\n";
+        assert_eq!(wrong(&(first + circle)), "f.toml:4: group g is in itself: its parents lead back to it");
     }
 
     #[test]

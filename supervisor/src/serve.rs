@@ -1,21 +1,24 @@
 //! What `wardkeep serve supervisor` and `wardkeep serve node` do: flags win over the environment,
 //! both over the file, the file over the defaults.
 
-use std::{future::poll_fn, task::Poll};
+use std::{
+    future::poll_fn,
+    path::{Path, PathBuf},
+    task::Poll,
+};
 
 use wardkeep_node::{
     Node, shutdown_signal,
     telemetry::{self, LogFormat},
 };
 use wardkeep_proto::{Error, machine_name};
-use wardkeep_steward::Config;
 
 use crate::{
     cli::{
         Exit, Failure,
         args::{self, LogArgs, ServeNode, ServeSupervisor},
     },
-    config::{self, NodeFile, SupervisorFile},
+    config::{self, SupervisorFile},
     daemon::Supervisor,
 };
 
@@ -76,26 +79,30 @@ async fn shutdown() -> impl Future<Output = ()> {
 /// # Errors
 /// See [`ServeError`].
 pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(), ServeError> {
-    let file: SupervisorFile = match &args.config {
-        Some(path) => config::read(path).map_err(ServeError::Usage)?,
-        None => SupervisorFile::default(),
+    let given = given(&[
+        ("listen", args.listen.is_some()),
+        ("data_dir", args.data_dir.is_some()),
+        ("insecure", args.insecure),
+    ]);
+    let (file, configuration) = match &args.config {
+        Some(path) => config::supervisor(path, &given).map_err(ServeError::Usage)?,
+        None => {
+            let file = SupervisorFile::default();
+            let configuration = file.configuration(&given).map_err(ServeError::Usage)?;
+            (file, configuration)
+        }
     };
     let telemetry = log("wardkeep-supervisor", log_args)?;
     let shutdown = shutdown().await;
-    let steward = file.steward().map_err(ServeError::Usage)?;
-    let mut builder =
-        Supervisor::builder().steward(Config { seed: u64::from(std::process::id()), ..steward });
-    if let Some(grace) = file.mandate_grace {
-        builder = builder.mandate_grace(grace);
-    }
-    let (max_age, max_bytes) = file.history.retention().map_err(ServeError::Usage)?;
-    builder = builder.history(max_age, max_bytes);
-    for group in config::groups(&file.group).map_err(ServeError::Usage)? {
-        builder = builder.group(group);
-    }
-    for launch in file.launches().map_err(ServeError::Usage)? {
-        builder = builder.launch(launch);
-    }
+    let mut builder = Supervisor::builder().seed(u64::from(std::process::id()));
+    builder = match args.config {
+        Some(path) => {
+            let read = whole(&path);
+            let name = read.display().to_string();
+            builder.configured(name, configuration, move || Ok(config::supervisor(&read, &given)?.1))
+        }
+        None => builder.as_configured(configuration),
+    };
     if let Some(dir) = args.data_dir.or(file.data_dir) {
         builder = builder.data_dir(dir);
     }
@@ -108,14 +115,30 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
     Ok(result?)
 }
 
+/// The keys that flags or the environment decide.
+fn given(keys: &[(&'static str, bool)]) -> Vec<&'static str> {
+    keys.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect()
+}
+
+/// The same file, wherever the process may be later.
+fn whole(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Runs a node until SIGTERM or Ctrl-C.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError> {
-    let file: NodeFile = match &args.config {
-        Some(path) => config::read(path).map_err(ServeError::Usage)?,
-        None => NodeFile::default(),
+    let given = given(&[
+        ("name", args.name.is_some()),
+        ("listen", args.listen.is_some()),
+        ("supervisor", args.supervisor.is_some()),
+        ("insecure", args.insecure),
+    ]);
+    let (file, configuration) = match &args.config {
+        Some(path) => config::node(path, &given).map_err(ServeError::Usage)?,
+        None => Default::default(),
     };
     let telemetry = log("wardkeep-node", log_args)?;
     let shutdown = shutdown().await;
@@ -136,11 +159,10 @@ pub async fn node(args: ServeNode, log_args: &LogArgs) -> Result<(), ServeError>
     for (key, value) in file.labels {
         builder = builder.label(key, value);
     }
-    for group in config::groups(&file.group).map_err(ServeError::Usage)? {
-        builder = builder.group(group);
-    }
-    for ward in &file.ward {
-        builder = builder.ward(ward.ward().map_err(ServeError::Usage)?);
+    if let Some(path) = args.config {
+        let read = whole(&path);
+        let name = read.display().to_string();
+        builder = builder.configured(name, configuration, move || Ok(config::node(&read, &given)?.1));
     }
     if args.insecure || file.insecure {
         builder = builder.insecure();

@@ -4,6 +4,7 @@ mod cli_support;
 
 use cli_support::*;
 use serde_json::json;
+use wardkeep_proto::v1;
 
 #[tokio::test]
 async fn a_node_is_restarted_in_place_and_shown_so() {
@@ -117,6 +118,47 @@ async fn nodes_are_drained_and_taken_back() {
     assert_eq!(request.drain_timeout.map(|d| d.seconds), Some(5));
     let ran = cluster.run(&["node", "drain", "scan", "-y", "--drain-timeout", "1m"]).await;
     assert!(ran.ends_with(2).complaint().contains("--drain-timeout must be shorter than --timeout"));
+}
+
+#[tokio::test]
+async fn a_configuration_is_shown_before_it_is_applied_and_nodes_from_code_are_left_out() {
+    let mut fleet = fleet();
+    fleet.nodes[0].info.as_mut().unwrap().config_file = "/etc/wardkeep/trigram.toml".into();
+    let change = v1::ConfigChange {
+        action: v1::ConfigAction::Changed.into(),
+        noun: "ward".into(),
+        name: "vacuum".into(),
+        key: "dir".into(),
+        before: "/a".into(),
+        after: "/b\u{1b}[31m".into(),
+        effect: v1::ConfigEffect::Restarts.into(),
+        ..Default::default()
+    };
+    let restarts = vec!["vacuum".to_owned()];
+    let outcome = v1::ConfigOutcome { changes: vec![change], restarts, ..Default::default() };
+    let configs = vec![("trigram".to_owned(), outcome)];
+    let cluster = Cluster::start(Script { fleet, configs, ..Default::default() }).await;
+    let ran = cluster.run(&["config", "apply", "-y", "--reason", "why"]).await;
+    ran.ends_with(0);
+    assert!(ran.stdout.starts_with("trigram: 1 change applied, 1 ward restarted, "), "{ran:?}");
+    assert_eq!(ran.stderr.lines().next(), Some("trigram: ward vacuum: dir /a -> /b [31m (restarts)"));
+    let asked: Vec<_> = cluster
+        .asked()
+        .into_iter()
+        .map(|asked| match asked {
+            Asked::Config(request) => (request.node, request.dry_run, request.reason),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let about = |dry_run| ("trigram".to_owned(), dry_run, "why".to_owned());
+    assert_eq!(asked, [about(true), about(false)]);
+    let ran = cluster.run(&["config", "apply", "-y", "-o", "json"]).await;
+    let document = ran.ends_with(0).json();
+    assert_eq!(document["outcomes"][0]["after"]["changes"][0]["effect"], "restarts");
+    let ran = cluster.run(&["config", "apply", "scan"]).await;
+    assert_eq!(ran.ends_with(0).stdout, "scan: hosted from code: nothing to apply\n");
+    let ran = Cluster::well().await.run(&["config", "apply", "-y"]).await;
+    assert!(ran.ends_with(4).complaint().contains("neither the supervisor nor a node"), "{ran:?}");
 }
 
 #[tokio::test]

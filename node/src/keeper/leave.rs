@@ -28,7 +28,7 @@ impl Keeper {
         let by = grace.and_then(|grace| Instant::now().checked_add(grace));
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for slot in (0..self.setup.host.len()).rev() {
+        for slot in self.setup.host.slots().into_iter().rev() {
             let Some(number) = self.setup.host.running(slot) else { continue };
             let grace = by.map(|by| by.saturating_duration_since(Instant::now()));
             if self.setup.host.stop(slot, number, grace).is_err() {

@@ -25,7 +25,7 @@ impl Keeper {
             });
             #[cfg(any(test, feature = "testing"))]
             self.setup.hooks.obeyed(command.epoch);
-            self.execute(command.kind).await
+            self.execute(id, command.kind).await
         };
         let error = outcome.err().map(|error: Error| error.at(self.name(), "", 0));
         if let Some(error) = &error {
@@ -35,7 +35,7 @@ impl Keeper {
         next
     }
 
-    async fn execute(&mut self, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
+    async fn execute(&mut self, id: u64, kind: Option<v1::command::Kind>) -> (Result<(), Error>, Next) {
         use v1::command::Kind;
         let host = &mut self.setup.host;
         match kind {
@@ -53,6 +53,7 @@ impl Keeper {
                 self.drain(drain.on).await;
                 (Ok(()), Next::Go)
             }
+            Some(Kind::ApplyConfig(apply)) => (self.asked_to_apply(id, apply.dry_run), Next::Go),
             Some(Kind::RestartNode(restart)) => {
                 let drain = wire::to_duration(restart.drain_timeout).unwrap_or(Duration::from_secs(10));
                 (Ok(()), Next::Restart(drain))
@@ -74,5 +75,6 @@ fn command_name(kind: &v1::command::Kind) -> &'static str {
         Kind::RestartNode(_) => "restart node",
         Kind::Drain(_) => "drain",
         Kind::Hold(_) => "hold",
+        Kind::ApplyConfig(_) => "apply its configuration",
     }
 }

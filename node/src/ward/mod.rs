@@ -89,6 +89,7 @@ pub(crate) enum Watched {
     Service {
         factory: ServiceFactory,
         names: Arc<[String]>,
+        descriptors: Vec<&'static [u8]>,
         terms: Terms,
     },
     Process(Arc<Program>),
@@ -123,7 +124,10 @@ impl Ward {
     {
         let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
         let (names, terms) = ([S::NAME.to_owned()].into(), Terms::default());
-        Self::new(name, Work::Watched(Box::new(Watched::Service { factory, names, terms })))
+        Self::new(
+            name,
+            Work::Watched(Box::new(Watched::Service { factory, names, descriptors: Vec::new(), terms })),
+        )
     }
 
     /// A background loop. It ends well with `Ok`, fails with `Err` or a panic, and should return
@@ -244,7 +248,8 @@ impl Ward {
     ///
     /// This holds for unary methods, and not for those without side effects (`NO_SIDE_EFFECTS`): repeating those
     /// harms nobody. Calls that stream are never deduped, nor those without an ID. The service must be in
-    /// [the node's descriptors](crate::NodeBuilder::descriptors). Service wards only.
+    /// [the node's descriptors](crate::NodeBuilder::descriptors), or in [its own](Self::descriptors). Service wards
+    /// only.
     #[must_use]
     pub fn dedupe(self, window: Duration, max_entries: usize, max_bytes: usize) -> Self {
         let limits = Limits { window, entries: max_entries, bytes: max_bytes };
@@ -268,6 +273,26 @@ impl Ward {
             _ => self.misplaced = Some(what),
         }
         self
+    }
+
+    /// An encoded `FileDescriptorSet` that server reflection tells while the node hosts this ward: for one that
+    /// comes and goes. (Those given to [`NodeBuilder::descriptors`](crate::NodeBuilder::descriptors) stay.) Service
+    /// wards only.
+    #[must_use]
+    pub fn descriptors(mut self, encoded: &'static [u8]) -> Self {
+        match self.work.watched_mut() {
+            Some(Watched::Service { descriptors, .. }) => descriptors.push(encoded),
+            _ => self.misplaced = Some("descriptors"),
+        }
+        self
+    }
+
+    /// See [`Self::descriptors`].
+    pub(crate) fn described(&self) -> &[&'static [u8]] {
+        match self.work.watched() {
+            Some(Watched::Service { descriptors, .. }) => descriptors,
+            _ => &[],
+        }
     }
 
     /// Its name.

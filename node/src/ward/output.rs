@@ -45,12 +45,12 @@ impl Default for OutputLimits {
 /// The last lines that a ward's programs printed, over its incarnations.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    limits: OutputLimits,
     kept: Mutex<Kept>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
+    limits: OutputLimits,
     lines: VecDeque<Line>,
     bytes: usize,
     /// Sequence number of the last line there was.
@@ -82,9 +82,25 @@ impl Line {
     }
 }
 
+impl Kept {
+    fn trim(&mut self) {
+        while self.lines.len() > self.limits.lines || self.bytes > self.limits.bytes {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.size();
+        }
+    }
+}
+
 impl Tail {
     pub(crate) fn new(limits: OutputLimits) -> Self {
-        Self { limits, kept: Mutex::default() }
+        Self { kept: Mutex::new(Kept { limits, ..Kept::default() }) }
+    }
+
+    /// Keeps so much from now on.
+    pub(crate) fn limit(&self, limits: OutputLimits) {
+        let kept = &mut *self.kept();
+        kept.limits = limits;
+        kept.trim();
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -96,10 +112,7 @@ impl Tail {
         kept.newest += 1;
         kept.bytes += line.size();
         kept.lines.push_back(line);
-        while kept.lines.len() > self.limits.lines || kept.bytes > self.limits.bytes {
-            let Some(oldest) = kept.lines.pop_front() else { break };
-            kept.bytes -= oldest.size();
-        }
+        kept.trim();
     }
 
     /// Sequence number of the last line there was; 0: none yet.

@@ -121,6 +121,9 @@ pub enum Command {
     /// Look at groups of wards
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Configuration files: have the supervisor and nodes apply what is in theirs now
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Look errors up: which there are, and one of them whole
     #[command(subcommand)]
     Error(ErrorCommand),
@@ -233,9 +236,12 @@ pub enum NodeCommand {
         node: String,
     },
     /// Drain nodes and re-execute them in place (same PID), one after the other or batch by batch
-    #[command(after_help = "Stops at the first failure.\n\nExamples:\n  wardkeep node restart trigram\n  \
+    #[command(
+        after_help = "A node that is away, or does not answer within 5s, is restarted by its launcher if it \
+        has one.\nStops at the first failure.\n\nExamples:\n  wardkeep node restart trigram\n  \
         wardkeep node restart scan trigram sqlite -y --reason 'new build'\n  \
-        wardkeep node restart --all --batch 2 --pause 30s")]
+        wardkeep node restart --all --batch 2 --pause 30s"
+    )]
     Restart {
         /// Their names, or prefixes only they have
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -343,6 +349,29 @@ pub enum ErrorCommand {
         /// The unstripped file of the same build, or what `objcopy --only-keep-debug` made of it
         #[arg(long, value_name = "FILE")]
         exe: std::path::PathBuf,
+    },
+}
+
+/// `config ...`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Have daemons read their configuration files anew, show what has changed, and make it so
+    #[command(
+        after_help = "Only what has changed restarts: wards whose program is another, one after the other in \
+        start order.\nA file that cannot be applied as a whole changes nothing.\n\nExamples:\n  \
+        wardkeep config apply --dry-run\n  wardkeep config apply trigram -y --reason 'more threads'\n  \
+        wardkeep config apply supervisor"
+    )]
+    Apply {
+        /// `supervisor`, or names of nodes (prefixes will do) [default: all that have a file]
+        #[arg(value_name = "supervisor|NODE")]
+        targets: Vec<String>,
+        /// Only show what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// What every change has.
+        #[command(flatten)]
+        change: Change,
     },
 }
 

@@ -5,6 +5,7 @@
 pub mod args;
 mod call;
 mod change;
+mod config;
 mod confirm;
 mod connect;
 mod dynamic;
@@ -75,7 +76,9 @@ pub async fn run(cli: Cli) -> Exit {
     let json = cli.global.output.is_json();
     let interrupted = match &cli.command {
         Command::Ward(args::WardCommand::Logs(_)) => "interrupted",
-        Command::Node(_) | Command::Ward(_) => "interrupted; a change already asked for may still happen",
+        Command::Node(_) | Command::Ward(_) | Command::Config(_) => {
+            "interrupted; a change already asked for may still happen"
+        }
         _ => "interrupted",
     };
     let ended = tokio::select! {
@@ -102,6 +105,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Node(command) => node::run(&session, command).await,
         Command::Ward(command) => ward::run(&session, command).await,
         Command::Group(command) => group::run(&session, command).await,
+        Command::Config(command) => config::run(&session, command).await,
         Command::Error(command) => error::run(&session, command).await,
         Command::Explain(args) => explain::run(&session, args).await,
         Command::Events(args) => events::run(&session, args).await,

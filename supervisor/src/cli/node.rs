@@ -84,7 +84,7 @@ fn wards_on(fleet: &Fleet, node: &str) -> usize {
 }
 
 fn table(nodes: &[NodeView], fleet: &Fleet) -> Table {
-    let mut table = Table::new(["NAME", "STATE", "AGE", "WARDS", "PID", "MACHINE", "ADDRESS"]);
+    let mut table = Table::new(["NAME", "STATE", "AGE", "WARDS", "PID", "MACHINE", "LAUNCHER", "ADDRESS"]);
     for (node, raw) in nodes.iter().zip(&fleet.nodes) {
         table.row([
             (&node.name).into(),
@@ -93,6 +93,7 @@ fn table(nodes: &[NodeView], fleet: &Fleet) -> Table {
             wards_on(fleet, &node.name).to_string().into(),
             node.pid.to_string().into(),
             (&node.machine).into(),
+            (&node.launcher).into(),
             (&node.uri).into(),
         ]);
     }
@@ -100,9 +101,10 @@ fn table(nodes: &[NodeView], fleet: &Fleet) -> Table {
 }
 
 fn wide_table(nodes: &[NodeView], fleet: &Fleet) -> Table {
-    let heading =
-        ["NAME", "STATE", "AGE", "WARDS", "PID", "MACHINE", "ADDRESS", "ZONE", "VERSION", "BOOT", "LABELS"];
-    let mut table = Table::new(heading);
+    let mut table = Table::new([
+        "NAME", "STATE", "AGE", "WARDS", "PID", "MACHINE", "ADDRESS", "LAUNCHER", "ZONE", "VERSION", "BOOT",
+        "LABELS",
+    ]);
     for (node, raw) in nodes.iter().zip(&fleet.nodes) {
         table.row([
             (&node.name).into(),
@@ -112,6 +114,7 @@ fn wide_table(nodes: &[NodeView], fleet: &Fleet) -> Table {
             node.pid.to_string().into(),
             (&node.machine).into(),
             (&node.uri).into(),
+            (&node.launcher).into(),
             (&node.zone).into(),
             (&node.version).into(),
             (&node.boot_id).into(),
@@ -164,6 +167,9 @@ fn details(node: &NodeView, raw: &Node, fleet: &Fleet) -> Table {
     table.row(["boot ID".into(), (&node.boot_id).into()]);
     table.row(["up".into(), since(fleet, raw).into()]);
     table.row(["last heard".into(), heard.unwrap_or_else(|| "never".into()).into()]);
+    let launcher =
+        if node.launcher.is_empty() { "none: it can be restarted in band only" } else { &node.launcher };
+    table.row(["launcher".into(), launcher.into()]);
     table.row(["leaked threads".into(), node.leaked_threads.to_string().into()]);
     table
 }
@@ -228,6 +234,9 @@ fn describe(node: &Node, fleet: &Fleet) -> String {
     let name = name_of(node);
     let busy: u64 = fleet.wards.iter().filter(|w| w.node == name).map(|w| w.work_in_progress).sum();
     let pid = node.info.as_ref().map(|i| i.pid).unwrap_or_default();
+    if !node.attending && !node.launcher.is_empty() {
+        return format!("{name} (away: by its launcher, {})", node.launcher);
+    }
     format!("{name} (pid {pid}, {}, {busy} in progress)", count(wards_on(fleet, name), "ward"))
 }
 
@@ -261,6 +270,9 @@ fn told(
         (Action::Undrain, _, _) if detach => Ok(format!("{name}: undrain requested")),
         (Action::Restart, Some(before), Some(after)) if before.boot_id == after.boot_id => {
             failed("it still has the boot ID it had: it was not restarted")
+        }
+        (Action::Restart, Some(before), Some(after)) if before.boot_id.is_empty() => {
+            Ok(format!("{name}: started, pid {}, boot {}", after.pid, short_id(&after.boot_id)))
         }
         (Action::Restart, Some(before), Some(after)) => {
             let pid = if before.pid == after.pid {

@@ -154,9 +154,13 @@ fn bounded(mut kind: Up) -> Option<Up> {
                 return None;
             }
         }
+        Up::WardJoined(joined) => joined.ward.iter_mut().for_each(tame::ward),
+        // The fleet says what is wrong with more than there may be.
+        Up::GroupsChanged(changed) => changed.groups.truncate(hello::WARDS + 1),
+        Up::ConfigAnswer(answer) => tame::config(answer),
         // A second one is refused unseen.
         Up::Hello(hello) => *hello = v1::Hello::default(),
-        Up::DrainChange(_) | Up::Goodbye(_) => {}
+        Up::DrainChange(_) | Up::Goodbye(_) | Up::WardLeft(_) => {}
     }
     Some(kind)
 }

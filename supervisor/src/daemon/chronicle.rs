@@ -22,7 +22,7 @@ use wardkeep_proto::{Error, timestamp, v1};
 use super::{
     failpoint,
     fleet::SessionId,
-    history::{Aim, Change, Failing, History, HoldKey, Intent, Intents, Lane, Write},
+    history::{Aim, Change, Failing, History, HoldKey, Intent, Intents, Lane, Retention, Write},
     launcher,
 };
 
@@ -37,6 +37,8 @@ pub(super) enum Deed {
     Tell { node: Arc<str>, session: SessionId, message: v1::steward_message::Kind, restart: bool },
     /// For the launcher.
     Launch(launcher::Order),
+    /// For the launcher: these are the nodes to launch from now on.
+    Configure(Vec<launcher::Launch>),
     /// An operator hears whether the wish was taken on.
     Answer { to: oneshot::Sender<Result<(), Error>>, taken_on: Result<(), Error> },
 }
@@ -106,6 +108,12 @@ impl Chronicle {
     /// Those who follow get it from here.
     pub(super) fn followers() -> broadcast::Sender<Arc<v1::Event>> {
         broadcast::Sender::new(LAG)
+    }
+
+    /// Keeps so much of what happened from now on.
+    pub(super) fn retain(&mut self, retention: Retention) {
+        self.max_bytes = retention.max_bytes;
+        self.history.retain(retention);
     }
 
     // --- drafting ---

@@ -99,9 +99,16 @@ impl Fleet {
                     }
                 }
                 Deed::Launch(order) => {
-                    if let Err(error) = self.launcher.try_send(order) {
-                        let node = error.into_inner().node;
+                    let node = order.node.clone();
+                    if self.launcher.try_send(launcher::Told::Launch(order)).is_err() {
                         tracing::error!(%node, "the launcher does not take orders; the steward will order again");
+                    }
+                }
+                Deed::Configure(launches) => {
+                    if self.launcher.try_send(launcher::Told::Configure(launches)).is_err() {
+                        tracing::error!(
+                            "the launcher does not take orders: it goes on with the nodes it knew"
+                        );
                     }
                 }
                 Deed::Answer { to, taken_on } => {

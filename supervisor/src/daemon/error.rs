@@ -82,6 +82,9 @@ pub enum SupervisorError {
         /// How many there are.
         many: usize,
     },
+    /// A configuration file that cannot be applied; nothing was changed.
+    #[error("{0}")]
+    Unfit(String),
     /// The node has no session.
     #[error("node {0} does not attend this supervisor now, so it cannot be told anything")]
     NotAttending(String),
@@ -133,6 +136,7 @@ impl Kind for SupervisorError {
             Self::NoOutput { .. } => "NO_OUTPUT",
             Self::NoSuchError(_) => "NO_SUCH_ERROR",
             Self::WhichError { .. } => "WHICH_ERROR",
+            Self::Unfit(_) => "UNFIT_CONFIG",
             Self::NotAttending(_) => "NOT_ATTENDING",
             Self::NameTaken { .. } => "NAME_TAKEN",
             Self::Protocol(_) => "PROTOCOL",
@@ -146,7 +150,7 @@ impl Kind for SupervisorError {
         match self {
             Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => Code::NotFound,
             Self::WhichError { .. } => Code::InvalidArgument,
-            Self::NotAttending(_) | Self::NoOutput { .. } | Self::DataDirInUse { .. } => {
+            Self::NotAttending(_) | Self::NoOutput { .. } | Self::DataDirInUse { .. } | Self::Unfit(_) => {
                 Code::FailedPrecondition
             }
             Self::Full { .. } => Code::ResourceExhausted,
@@ -165,6 +169,7 @@ impl Kind for SupervisorError {
             Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => "That does not exist.",
             Self::NoOutput { .. } => "That has no output of its own.",
             Self::WhichError { .. } => "That is not one thing only.",
+            Self::Unfit(_) => "The configuration was not applied.",
             Self::NotAttending(_) => "That node cannot be reached at the moment.",
             Self::NameTaken { .. } => "That name is taken.",
             Self::Protocol(_) => "The request is not valid.",

@@ -28,14 +28,16 @@ use wardkeep_proto::{
 use wardkeep_steward::{Cause, Config, Event, GroupSpec, Steward, WardId};
 
 use super::{
-    SupervisorError,
+    Configuration, SupervisorError, apply,
     chronicle::{Chronicle, Deed},
     directory,
     error_store::{ErrorStore, Found},
     history::{History, Intent, Intents, Lane, REMEMBERED, State, recall},
-    launcher,
+    launch::{Deaf, launchable},
+    launcher::{self, How},
     output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
+    rollout::Rollouts,
     wish::Wish,
 };
 
@@ -86,12 +88,27 @@ pub(super) enum Msg {
         node: String,
         how: String,
     },
+    /// The command that launches a node has ended: what it took, or why it failed.
+    CommandEnded {
+        node: String,
+        outcome: Result<String, String>,
+    },
     /// An operator's wish. The answer says whether it was taken on, not whether it has happened.
     Wish {
         wish: Wish,
         cause: Cause,
         actor: String,
         answer: oneshot::Sender<Result<(), Error>>,
+    },
+    /// The supervisor's configuration file, read anew.
+    ApplyOwn {
+        now: Box<Configuration>,
+        wanted: apply::Wanted,
+    },
+    /// A node is to read its own.
+    ApplyOfNode {
+        node: String,
+        wanted: apply::Wanted,
     },
     /// For a picture that shows all that has been told of.
     Look {
@@ -117,7 +134,10 @@ pub(super) struct Settings {
     pub(super) steward: Config,
     pub(super) mandate_grace: Duration,
     pub(super) groups: Vec<GroupSpec>,
-    pub(super) launchable: BTreeSet<String>,
+    /// Nodes that can be launched, and how.
+    pub(super) launchable: BTreeMap<String, How>,
+    /// What it is configured by, if that is a file.
+    pub(super) config: Option<apply::ConfigFile>,
     /// The supervisor's own errors.
     pub(super) ledger: Ledger,
 }
@@ -146,9 +166,13 @@ pub(super) struct Fleet {
     pub(super) chronicle: Chronicle,
     errors: ErrorStore,
     pub(super) questions: Questions,
+    /// Nodes that were told to restart in place and have not answered.
+    pub(super) deaf: Deaf,
+    pub(super) applying: apply::Applying,
+    pub(super) rollouts: Rollouts,
     picture: watch::Sender<Arc<v1::Fleet>>,
     view: watch::Sender<Arc<v1::DirectoryView>>,
-    pub(super) launcher: mpsc::Sender<launcher::Order>,
+    pub(super) launcher: mpsc::Sender<launcher::Told>,
     origin: Instant,
     started_at: prost_types::Timestamp,
     /// Nodes whose own stewards need to know more than they were told.
@@ -167,7 +191,7 @@ impl Fleet {
         remembered: Remembered,
         picture: watch::Sender<Arc<v1::Fleet>>,
         view: watch::Sender<Arc<v1::DirectoryView>>,
-        launcher: mpsc::Sender<launcher::Order>,
+        launcher: mpsc::Sender<launcher::Told>,
     ) -> Self {
         let origin = Instant::now();
         let Remembered { state, history, followers, kept } = remembered;
@@ -184,6 +208,9 @@ impl Fleet {
             chronicle: Chronicle::new(history, followers, intents, state.holds, state.last_sequence, kept),
             errors: ErrorStore::default(),
             questions: Questions::default(),
+            deaf: Deaf::default(),
+            applying: apply::Applying::default(),
+            rollouts: Rollouts::new(),
             picture,
             view,
             launcher,
@@ -202,8 +229,8 @@ impl Fleet {
         let (epoch, version) = (self.settings.epoch, env!("CARGO_PKG_VERSION"));
         let text = format!("the supervisor begins: version {version} on {}, epoch {epoch}", machine_name());
         self.tell(v1::EventKind::Steward, "", text, "");
-        for node in self.settings.launchable.clone() {
-            self.step(Event::NodeLaunchable { node: node.into() });
+        for (node, how) in self.settings.launchable.clone() {
+            self.step(launchable(&node, how));
         }
         self.show();
         let mut batch = Vec::with_capacity(BATCH);
@@ -211,6 +238,8 @@ impl Fleet {
             self.chronicle.commit();
             self.carry_out();
             self.tell_of_the_lost();
+            self.launch_the_deaf();
+            self.go_on_rolling();
             self.chronicle.commit();
             self.collect_own_errors();
             let idle = self.idle_for();
@@ -287,10 +316,13 @@ impl Fleet {
                 let cause = Cause { reason: format!("its process ended: {how}"), ..Cause::default() };
                 self.step(Event::NodeProcessExited { node: node.into(), cause });
             }
+            Msg::CommandEnded { node, outcome } => self.command_ended(node.into(), outcome),
             Msg::Wish { wish, cause, actor, answer } => {
                 let taken_on = self.wish(wish, cause, actor);
                 self.chronicle.deed(Deed::Answer { to: answer, taken_on });
             }
+            Msg::ApplyOwn { now, wanted } => self.apply_own(now, wanted),
+            Msg::ApplyOfNode { node, wanted } => self.apply_of_node(&node, wanted),
             Msg::Look { answer } => {
                 if self.state_changed {
                     self.show();
@@ -324,6 +356,7 @@ impl Fleet {
             return;
         }
         self.supersede(&name, boot, info.map_or(0, |info| info.pid));
+        self.deaf.attends(&name);
         self.sessions.insert(session.id, name.clone());
         self.nodes.insert(name.clone(), NodeRecord::new(hello, boot, session, peer));
         self.state_changed = true;
@@ -373,12 +406,15 @@ impl Fleet {
 
     /// Whether more is known of a node's wards than this Hello tells.
     fn is_ahead_of(&self, node: &Arc<str>, hello: &v1::Hello) -> bool {
-        let ahead = |ward: &v1::Ward| {
+        let record = self.nodes.get(node);
+        let ahead = |(ward, slot): (&v1::Ward, u32)| {
             let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
             let known = self.steward.ward(&WardId::new(node.clone(), name));
-            known.is_some_and(|known| known.incarnation > ward.incarnation)
+            // One that left and joined again has another slot, and counts from the beginning.
+            let same = record.and_then(|record| record.slot(name)).is_none_or(|known| known >= slot);
+            same && known.is_some_and(|known| known.incarnation > ward.incarnation)
         };
-        hello.wards.iter().any(ahead)
+        hello.wards.iter().zip(record::slots(hello)).any(ahead)
     }
 
     /// The session before, if there is one, ends. Another process is told why.
@@ -387,6 +423,7 @@ impl Fleet {
         let Some(old) = record.session.take() else { return };
         self.sessions.remove(&old.id);
         self.questions.forget(old.id);
+        self.applying.forget(old.id);
         if record.boot != boot {
             let error = taken(name, pid, boot);
             let error = error.at(super::NAME, "", 0);
@@ -405,9 +442,9 @@ impl Fleet {
                 let leaked = std::mem::replace(&mut record.leaked_threads, threads) != threads;
                 self.reported = true;
                 let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
-                match wire::beats(report, record.names.len()) {
-                    Ok(beats) => {
-                        record.hear(&beats);
+                match wire::beats(report, record.slots_used()) {
+                    Ok(mut beats) => {
+                        record.hear(&mut beats);
                         self.step(Event::Report { node: name.clone(), runtime_lag, beats });
                         if leaked {
                             self.step(Event::ThreadsLeaked { node: name, threads });
@@ -419,7 +456,7 @@ impl Fleet {
             Up::WardChange(change) => {
                 record.apply(&change);
                 self.state_changed = true;
-                let Some(ward) = record.names.get(change.slot as usize).cloned() else {
+                let Some(ward) = record.name(change.slot).cloned() else {
                     return self.expel(&name, format!("a change of slot {}, which no ward has", change.slot));
                 };
                 let ward = WardId { node: name, ward };
@@ -429,7 +466,9 @@ impl Fleet {
                 }
             }
             Up::CommandDone(done) => {
+                self.deaf.answered(&name, done.id);
                 if let Some(error) = done.error {
+                    self.apply_refused(&name, done.id, &error);
                     tracing::warn!(node = %name, command = done.id, error = %error.id, "a command was refused: {}", error.what);
                 }
             }
@@ -449,6 +488,10 @@ impl Fleet {
                 record.measured(usages);
                 self.reported = true;
             }
+            Up::WardJoined(joined) => self.joined(name, joined),
+            Up::WardLeft(left) => self.ward_left(name, left.slot),
+            Up::GroupsChanged(changed) => self.groups_changed(name, changed.groups),
+            Up::ConfigAnswer(answer) => self.config_answered(&name, answer),
             Up::Hello(_) => self.expel(&name, "a second Hello".to_owned()),
         }
     }
@@ -460,7 +503,7 @@ impl Fleet {
     }
 
     /// Ends the session of a node that does not keep to the protocol.
-    fn expel(&mut self, name: &Arc<str>, what: String) {
+    pub(super) fn expel(&mut self, name: &Arc<str>, what: String) {
         let error = Error::from(SupervisorError::Protocol(what));
         let error = error.at(super::NAME, "", 0);
         self.settings.ledger.write(&error);
@@ -475,6 +518,7 @@ impl Fleet {
         let session = self.nodes.get_mut(name)?.session.take()?;
         self.sessions.remove(&session.id);
         self.questions.forget(session.id);
+        self.applying.forget(session.id);
         self.state_changed = true;
         Some(session)
     }
@@ -503,6 +547,7 @@ impl Fleet {
             started_at: Some(self.started_at),
             last_event_sequence: self.chronicle.last(),
             history: Some(self.chronicle.picture()),
+            config_file: self.settings.config.as_ref().map(|file| file.path.clone()).unwrap_or_default(),
         };
         let now = self.now();
         let fleet = record::fleet(supervisor, &self.nodes, &self.settings.launchable, &self.steward, now);

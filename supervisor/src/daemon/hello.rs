@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use uuid::Uuid;
-use wardkeep_node::wire::check_name as name;
+use wardkeep_node::wire::{MOST_WARDS, check_name as name};
 use wardkeep_proto::v1;
 
 /// The protocol spoken here.
@@ -12,7 +12,7 @@ const PROTOCOL: u32 = 1;
 /// Bytes of any other text.
 const TEXT: usize = 1_024;
 /// Wards of one node, and groups it may declare.
-pub(super) const WARDS: usize = 1_024;
+pub(super) const WARDS: usize = MOST_WARDS;
 /// Labels of one node, and services of one ward.
 const ENTRIES: usize = 128;
 
@@ -29,7 +29,6 @@ pub(super) fn check(hello: &v1::Hello) -> Result<Uuid, String> {
         .ok_or("its boot ID is not a UUIDv7")?;
     self::info(info)?;
     few("wards", hello.wards.len(), WARDS)?;
-    few("groups", hello.groups.len(), WARDS)?;
     let mut seen = HashSet::new();
     for ward in &hello.wards {
         let spec = ward.spec.as_ref().ok_or("one of its wards has no spec")?;
@@ -38,23 +37,38 @@ pub(super) fn check(hello: &v1::Hello) -> Result<Uuid, String> {
             return Err(format!("two of its wards are named {}", spec.name));
         }
     }
-    for group in &hello.groups {
+    let in_order = hello.slots.is_sorted_by(|a, b| a < b);
+    if !hello.slots.is_empty() && (hello.slots.len() != hello.wards.len() || !in_order) {
+        return Err("the slots of its wards are not as many as they are, or do not grow".to_owned());
+    }
+    groups(&info.name, &hello.groups)?;
+    Ok(boot)
+}
+
+/// Groups that a node declares.
+pub(super) fn groups(node: &str, groups: &[v1::GroupSpec]) -> Result<(), String> {
+    few("groups", groups.len(), WARDS)?;
+    for group in groups {
         if !group.parent.is_empty() {
             name("group", &group.parent)?;
         }
         // The wards that name no group are in one named after their node.
-        let own = group.name.strip_suffix('/').is_some_and(|own| own == info.name);
+        let own = group.name.strip_suffix('/').is_some_and(|own| own == node);
         if !own {
             name("group", &group.name)?;
         }
     }
-    Ok(boot)
+    Ok(())
 }
 
 fn info(info: &v1::NodeInfo) -> Result<(), String> {
-    for (what, text) in
-        [("machine", &info.machine), ("zone", &info.zone), ("version", &info.version), ("address", &info.uri)]
-    {
+    for (what, text) in [
+        ("machine", &info.machine),
+        ("zone", &info.zone),
+        ("version", &info.version),
+        ("address", &info.uri),
+        ("configuration file", &info.config_file),
+    ] {
         plain(what, text)?;
     }
     few("labels", info.labels.len(), ENTRIES)?;
@@ -64,7 +78,8 @@ fn info(info: &v1::NodeInfo) -> Result<(), String> {
     })
 }
 
-fn ward(spec: &v1::WardSpec) -> Result<(), String> {
+/// A ward that a node hosts.
+pub(super) fn ward(spec: &v1::WardSpec) -> Result<(), String> {
     name("ward", &spec.name)?;
     if !spec.group.is_empty() {
         name("group", &spec.group)?;
@@ -83,7 +98,8 @@ fn plain(what: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn few(what: &str, count: usize, most: usize) -> Result<(), String> {
+/// Whether there is room.
+pub(super) fn few(what: &str, count: usize, most: usize) -> Result<(), String> {
     if count > most { Err(format!("it has {count} {what}, {most} are allowed")) } else { Ok(()) }
 }
 
@@ -142,6 +158,9 @@ mod tests {
         );
         let many = wrong(|h| h.wards = vec![h.wards[0].clone(); 1_025]);
         assert_eq!(many, "it has 1025 wards, 1024 are allowed");
+        let slots = "the slots of its wards are not as many as they are, or do not grow";
+        assert_eq!(wrong(|h| h.slots = vec![3]), slots);
+        assert_eq!(wrong(|h| h.slots = vec![3, 3]), slots);
         let labels = wrong(|h| h.node.as_mut().unwrap().labels = [("k".into(), "v\n".into())].into());
         assert_eq!(labels, "its label \"v\\n\" has control characters in it");
     }

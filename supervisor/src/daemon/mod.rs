@@ -5,6 +5,7 @@
 //! the `operator` API and the `launcher` send it messages; what it publishes are immutable pictures
 //! ([`wardkeep_proto::v1::Fleet`], the directory's view) and a log of events.
 
+mod apply;
 mod attend;
 mod chronicle;
 mod deeds;
@@ -16,12 +17,15 @@ mod failpoint;
 mod fleet;
 mod hello;
 mod history;
+mod launch;
 mod launcher;
+mod members;
 mod operator;
 mod output;
 mod pidfile;
 mod record;
 mod resume;
+mod rollout;
 mod tame;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -49,8 +53,9 @@ use wardkeep_proto::{
 };
 use wardkeep_steward::{Config, GroupSpec};
 
+pub use apply::Configuration;
 pub use error::SupervisorError;
-pub use launcher::Launch;
+pub use launcher::{COMMAND_TIMEOUT, How, Launch};
 
 use fleet::{Fleet, Msg};
 
@@ -62,6 +67,8 @@ const INBOX: usize = 1_024;
 pub const HISTORY_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// ... and up to so many bytes.
 pub const HISTORY_BYTES: u64 = 256 << 20;
+/// Nodes take over their own wards after so long without a session, unless told otherwise.
+pub const MANDATE_GRACE: Duration = Duration::from_secs(2);
 /// What it is called in errors that arise in it.
 const NAME: &str = "supervisor";
 /// Sessions of nodes at a time, unless told otherwise.
@@ -80,9 +87,45 @@ pub struct SupervisorBuilder {
     sessions: usize,
     insecure: bool,
     retention: history::Retention,
+    config: Option<apply::ConfigFile>,
 }
 
 impl SupervisorBuilder {
+    /// Takes a configuration over, in the place of what was told of the same before.
+    pub fn as_configured(mut self, now: Configuration) -> Self {
+        let Configuration {
+            steward,
+            mandate_grace,
+            history: (max_age, max_bytes),
+            groups,
+            launches,
+            entries: _,
+        } = now;
+        self.steward = Config { seed: self.steward.seed, ..steward };
+        (self.mandate_grace, self.groups, self.launches) = (mandate_grace, groups, launches);
+        self.history(max_age, max_bytes)
+    }
+
+    /// The same, out of a file: `read` reads it anew when an operator has it applied (`wardkeep config apply`), and
+    /// says in one line what is wrong with it. It may block.
+    pub fn configured(
+        mut self,
+        file: impl Into<String>,
+        now: Configuration,
+        read: impl Fn() -> Result<Configuration, String> + Send + Sync + 'static,
+    ) -> Self {
+        let now_entries = now.entries.clone();
+        self.config =
+            Some(apply::ConfigFile { path: file.into(), entries: now_entries, read: Arc::new(read) });
+        self.as_configured(now)
+    }
+
+    /// Seed of the jitter of pauses.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.steward.seed = seed;
+        self
+    }
+
     /// How the steward judges and heals.
     pub fn steward(mut self, config: Config) -> Self {
         self.steward = config;
@@ -101,7 +144,7 @@ impl SupervisorBuilder {
         self
     }
 
-    /// Starts a node as a child process, and again whenever it ends.
+    /// Launches a node: see [`How`].
     pub fn launch(mut self, launch: Launch) -> Self {
         self.launches.push(launch);
         self
@@ -170,7 +213,7 @@ impl Supervisor {
     pub fn builder() -> SupervisorBuilder {
         SupervisorBuilder {
             steward: Config::default(),
-            mandate_grace: Duration::from_secs(2),
+            mandate_grace: MANDATE_GRACE,
             groups: Vec::new(),
             launches: Vec::new(),
             data_dir: None,
@@ -178,11 +221,12 @@ impl Supervisor {
             sessions: SESSIONS,
             insecure: false,
             retention: history::Retention { max_age: HISTORY_AGE, max_bytes: HISTORY_BYTES },
+            config: None,
         }
     }
 
-    /// Starts a node as a child process, as [`SupervisorBuilder::launch`] does, for nodes that must
-    /// be told where this supervisor listens.
+    /// Launches a node, as [`SupervisorBuilder::launch`] does, for nodes that must be told where this
+    /// supervisor listens.
     pub fn launch(mut self, launch: Launch) -> Self {
         self.builder.launches.push(launch);
         self
@@ -213,6 +257,7 @@ impl<L: Listener> Supervisor<L> {
             to_fleet.clone(),
             picture.subscribe(),
             operator::Past { reader: history.reader(), followers: followers.downgrade() },
+            builder.config.as_ref().map(|config| config.read.clone()),
         );
         let ledger = Ledger::new();
         let attend = attend::Attend::new(to_fleet.clone(), builder.sessions, ledger.clone());
@@ -220,7 +265,7 @@ impl<L: Listener> Supervisor<L> {
 
         let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let names = builder.launches.iter().map(|launch| launch.node.clone()).collect();
+        let launchable = builder.launches.iter().map(|launch| (launch.node.clone(), launch.how)).collect();
         tasks.spawn(launcher::run(
             builder.launches,
             builder.data_dir.clone(),
@@ -233,7 +278,8 @@ impl<L: Listener> Supervisor<L> {
             steward: builder.steward,
             mandate_grace: builder.mandate_grace,
             groups: builder.groups,
-            launchable: names,
+            launchable,
+            config: builder.config,
             ledger,
         };
         let remembered =

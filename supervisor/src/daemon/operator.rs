@@ -1,6 +1,8 @@
 //! The operators' API: one picture of everything, wishes that are answered when they have come
 //! true, and the story of what happened.
 
+mod config;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
@@ -21,7 +23,7 @@ use wardkeep_proto::{
 use wardkeep_steward::{Cause, GroupSpec, WardId};
 
 use super::{
-    SupervisorError,
+    SupervisorError, apply,
     error_store::Found,
     fleet::Msg,
     history::{Filter, Reader},
@@ -42,6 +44,8 @@ pub(super) struct Api {
     past: Past,
     /// Of those who read output.
     seats: Arc<Semaphore>,
+    /// The supervisor's own configuration file.
+    config: Option<apply::Read>,
 }
 
 /// What happened, and what is to come.
@@ -56,18 +60,13 @@ impl Api {
         fleet: mpsc::Sender<Msg>,
         picture: watch::Receiver<Arc<v1::Fleet>>,
         past: Past,
+        config: Option<apply::Read>,
     ) -> Self {
-        Self { fleet, picture, past, seats: Arc::new(Semaphore::new(READERS)) }
+        Self { fleet, picture, past, seats: Arc::new(Semaphore::new(READERS)), config }
     }
 
     async fn wish(&self, wish: Wish, reason: &str, actor: &str) -> Result<(), Error> {
-        let (mut reason, mut actor) = (reason.to_owned(), actor.to_owned());
-        tame::sentence(&mut reason);
-        tame::id(&mut actor);
-        let asked = if actor.is_empty() { "an operator".to_owned() } else { format!("{actor} asked for it") };
-        let reason = if reason.is_empty() { asked } else { format!("{asked}: {reason}") };
-        let cause =
-            Cause { reason, traceparent: context::current().and_then(|c| c.traceparent), ..Cause::default() };
+        let (cause, actor) = who_and_why(reason, actor);
         let (answer, answered) = oneshot::channel();
         let msg = Msg::Wish { wish, cause, actor, answer };
         self.fleet.send(msg).await.map_err(|_| SupervisorError::ShuttingDown)?;
@@ -93,7 +92,7 @@ impl Api {
         mut seen: impl FnMut(&v1::Fleet) -> Result<Option<T>, String>,
     ) -> Result<T, Error> {
         let begun = Instant::now();
-        let deadline = context::current().map_or(begun + DEFAULT_DEADLINE, |c| c.deadline) - MARGIN;
+        let deadline = Self::deadline(begun);
         let mut picture = self.picture.clone();
         loop {
             let now = picture.borrow_and_update().clone();
@@ -163,6 +162,23 @@ impl Api {
             Some(after.await?)
         };
         Ok(v1::NodeOutcome { before: Some(before), after })
+    }
+}
+
+fn who_and_why(reason: &str, actor: &str) -> (Cause, String) {
+    let (mut reason, mut actor) = (reason.to_owned(), actor.to_owned());
+    tame::sentence(&mut reason);
+    tame::id(&mut actor);
+    let asked = if actor.is_empty() { "an operator".to_owned() } else { format!("{actor} asked for it") };
+    let reason = if reason.is_empty() { asked } else { format!("{asked}: {reason}") };
+    let traceparent = context::current().and_then(|c| c.traceparent);
+    (Cause { reason, traceparent, ..Cause::default() }, actor)
+}
+
+impl Api {
+    /// When we give up waiting, so that the caller hears of it.
+    fn deadline(begun: Instant) -> Instant {
+        context::current().map_or(begun + DEFAULT_DEADLINE, |c| c.deadline) - MARGIN
     }
 }
 
@@ -242,6 +258,20 @@ impl Operator for Api {
         let wish = Wish::Drain { node: request.node.clone(), on: false };
         let seen = |_: &v1::Node, now: &v1::Node| !now.draining;
         Ok(Response::new(self.change_node(request, wish, "undrain", seen).await?))
+    }
+
+    async fn apply_config(
+        &self,
+        request: Request<v1::ConfigRequest>,
+    ) -> Result<Response<v1::ConfigOutcome>, Status> {
+        let mut request = request.into_inner();
+        tame::sentence(&mut request.node);
+        let before = self.look().await?;
+        let outcome = self.apply(&request).await?;
+        if !request.dry_run && !request.detach {
+            self.until_applied(&request.node, &before, &outcome).await?;
+        }
+        Ok(Response::new(outcome))
     }
 
     async fn list_errors(

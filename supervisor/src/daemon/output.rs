@@ -89,7 +89,7 @@ impl Fleet {
             return Err(SupervisorError::NoSuchNode(wanted.node.clone()));
         };
         let (node, ward) = (wanted.node.clone(), wanted.ward.clone());
-        let found = record.slot(&ward).and_then(|slot| Some((slot, record.wards.get(slot as usize)?)));
+        let found = record.slot(&ward).and_then(|slot| Some((slot, record.ward(slot)?)));
         let Some((slot, known)) = found else {
             return Err(SupervisorError::NoSuchWard { node, ward });
         };

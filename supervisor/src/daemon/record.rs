@@ -2,7 +2,7 @@
 //! both.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -16,22 +16,41 @@ use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
 use wardkeep_steward::{Beats, GroupSpec, MAX_DEPTH, NodeView, Phase, Steward, Time, Verdict, WardView};
 
-use super::fleet::SessionId;
+use super::{fleet::SessionId, launcher::How};
 
 /// One node, present or past.
 pub(super) struct NodeRecord {
     pub(super) info: v1::NodeInfo,
     pub(super) boot: Uuid,
     pub(super) session: Option<Session>,
-    /// In slot order.
-    pub(super) wards: Vec<v1::Ward>,
-    pub(super) names: Vec<Arc<str>>,
+    /// By slot.
+    wards: BTreeMap<u32, Known>,
     slots: HashMap<Arc<str>, u32>,
+    /// The lowest slot that a ward which joins may have: none is used twice in a session.
+    next_slot: u32,
+    /// So many have been told of in this session.
+    told: u32,
+    /// Groups it declares.
+    pub(super) groups: Vec<v1::GroupSpec>,
     pub(super) draining: bool,
     pub(super) leaked_threads: u32,
     pub(super) last_report_at: Option<DateTime<Utc>>,
-    /// In slot order.
-    signs: Vec<Sign>,
+}
+
+/// What is known of a ward.
+struct Known {
+    name: Arc<str>,
+    ward: v1::Ward,
+    sign: Sign,
+    /// Its slot as the steward counts: in the order in which wards were told of.
+    place: u32,
+}
+
+impl Known {
+    fn new(ward: v1::Ward, place: u32) -> Self {
+        let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into();
+        Self { name, ward, sign: Sign::default(), place }
+    }
 }
 
 /// The last sign of life of a ward, as reports tell: nothing of one that neither pulses nor works.
@@ -52,15 +71,14 @@ impl NodeRecord {
     pub(super) fn new(hello: &v1::Hello, boot: Uuid, session: Session, peer: Option<IpAddr>) -> Self {
         let mut info = hello.node.clone().unwrap_or_default();
         info.uri = reachable_at(&info.uri, peer);
-        let name = |ward: &v1::Ward| -> Arc<str> {
-            ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into()
-        };
-        let names: Vec<_> = hello.wards.iter().map(name).collect();
+        let known = hello.wards.iter().cloned().zip(0..).map(|(ward, place)| Known::new(ward, place));
+        let wards: BTreeMap<_, _> = slots(hello).zip(known).collect();
         Self {
-            slots: names.iter().cloned().zip(0..).collect(),
-            signs: vec![Sign::default(); names.len()],
-            names,
-            wards: hello.wards.clone(),
+            slots: wards.iter().map(|(slot, known)| (known.name.clone(), *slot)).collect(),
+            next_slot: wards.last_key_value().map_or(0, |(slot, _)| slot.saturating_add(1)),
+            told: u32::try_from(wards.len()).unwrap_or(u32::MAX),
+            wards,
+            groups: hello.groups.clone(),
             info,
             boot,
             session: Some(session),
@@ -70,26 +88,80 @@ impl NodeRecord {
         }
     }
 
-    /// A report arrived.
-    pub(super) fn hear(&mut self, beats: &Beats) {
-        let now = Instant::now();
-        for slot in &beats.pulsed {
-            if let Some(sign) = self.signs.get_mut(*slot as usize) {
-                sign.lived = Some(now);
+    /// A ward joins, or one that is known is described anew.
+    ///
+    /// # Errors
+    /// One line: the slot is another ward's, or was.
+    pub(super) fn join(&mut self, slot: u32, ward: v1::Ward) -> Result<(), String> {
+        let mut known = Known::new(ward, self.told);
+        match (self.slots.get(&known.name), self.wards.get(&slot)) {
+            (Some(place), _) if *place == slot => {
+                if let Some(before) = self.wards.get(&slot) {
+                    (known.sign, known.place) = (before.sign, before.place);
+                }
             }
+            (None, None) if slot >= self.next_slot => {
+                self.next_slot = slot.saturating_add(1);
+                self.told += 1;
+            }
+            _ => return Err(format!("ward {} joins in slot {slot}, which is not free", known.name)),
         }
-        for beat in &beats.worked {
-            let Some(sign) = self.signs.get_mut(beat.slot as usize) else { continue };
+        self.slots.insert(known.name.clone(), slot);
+        self.wards.insert(slot, known);
+        Ok(())
+    }
+
+    /// A ward leaves: its name, if there is one in that slot.
+    pub(super) fn leave(&mut self, slot: u32) -> Option<Arc<str>> {
+        let known = self.wards.remove(&slot)?;
+        self.slots.remove(&known.name);
+        Some(known.name)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.wards.len()
+    }
+
+    /// The ward in a slot.
+    pub(super) fn ward(&self, slot: u32) -> Option<&v1::Ward> {
+        self.wards.get(&slot).map(|known| &known.ward)
+    }
+
+    /// The name of the ward in a slot.
+    pub(super) fn name(&self, slot: u32) -> Option<&Arc<str>> {
+        self.wards.get(&slot).map(|known| &known.name)
+    }
+
+    /// Slots are below this.
+    pub(super) fn slots_used(&self) -> usize {
+        self.next_slot as usize
+    }
+
+    /// A report arrived. From slots of this session to those that the steward counts: without those of
+    /// wards that had left before the session began, and without wards that have left since.
+    pub(super) fn hear(&mut self, beats: &mut Beats) {
+        let now = Instant::now();
+        let wards = &mut self.wards;
+        beats.pulsed.retain_mut(|slot| {
+            let Some(known) = wards.get_mut(slot) else { return false };
+            known.sign.lived = Some(now);
+            *slot = known.place;
+            true
+        });
+        beats.worked.retain_mut(|beat| {
+            let Some(Known { sign, place, .. }) = wards.get_mut(&beat.slot) else { return false };
             if beat.begun > 0 || beat.ended > 0 {
                 sign.lived = Some(now);
             }
             sign.oldest = beat.oldest.map(|age| (age, now));
-        }
+            beat.slot = *place;
+            true
+        });
     }
 
     /// What was last known of a ward, or of the node alone.
     pub(super) fn evidence(&self, ward: Option<&str>) -> v1::Evidence {
-        let sign = ward.and_then(|ward| self.signs.get(self.slot(ward)? as usize));
+        let sign = ward.and_then(|ward| self.wards.get(&self.slot(ward)?)).map(|known| known.sign);
         let oldest = sign.and_then(|sign| sign.oldest).map(|(age, at)| age.saturating_add(at.elapsed()));
         let silent = self.last_report_at.and_then(|at| (Utc::now() - at).to_std().ok());
         v1::Evidence {
@@ -101,7 +173,7 @@ impl NodeRecord {
 
     /// The group of the ward in a slot.
     pub(super) fn group(&self, slot: u32) -> String {
-        let spec = self.wards.get(slot as usize).and_then(|ward| ward.spec.as_ref());
+        let spec = self.ward(slot).and_then(|ward| ward.spec.as_ref());
         match spec {
             Some(spec) if !spec.group.is_empty() => spec.group.clone(),
             _ => GroupSpec::of_node(&self.info.name).name.to_string(),
@@ -114,28 +186,26 @@ impl NodeRecord {
 
     /// It was told to keep a ward down.
     pub(super) fn hold(&mut self, slot: u32) {
-        if let Some(ward) = self.wards.get_mut(slot as usize) {
-            ward.held = true;
+        if let Some(known) = self.wards.get_mut(&slot) {
+            known.ward.held = true;
         }
     }
 
     /// Takes over what programs use.
     pub(super) fn measured(&mut self, usages: v1::Usages) {
         for measured in usages.wards {
-            if let Some(ward) = self.wards.get_mut(measured.slot as usize) {
-                ward.usage = measured.usage;
+            if let Some(known) = self.wards.get_mut(&measured.slot) {
+                known.ward.usage = measured.usage;
             }
         }
     }
 
     /// Takes over a change that the node told.
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
-        let Some(ward) = self.wards.get_mut(change.slot as usize) else { return };
+        let Some(Known { ward, sign, .. }) = self.wards.get_mut(&change.slot) else { return };
         ward.status.clone_from(&change.status);
         ward.fenced_replies = change.fenced_replies;
-        if change.state() == v1::WardState::Starting
-            && let Some(sign) = self.signs.get_mut(change.slot as usize)
-        {
+        if change.state() == v1::WardState::Starting {
             *sign = Sign::default();
         }
         if matches!(change.state(), v1::WardState::Starting | v1::WardState::Stopped) {
@@ -149,6 +219,13 @@ impl NodeRecord {
             ward.last_error_id.clone_from(&error.id);
         }
     }
+}
+
+/// The slots of the wards in a Hello.
+pub(super) fn slots(hello: &v1::Hello) -> impl Iterator<Item = u32> {
+    let count = u32::try_from(hello.wards.len()).unwrap_or(u32::MAX);
+    let positions = if hello.slots.is_empty() { 0..count } else { 0..0 };
+    positions.chain(hello.slots.iter().copied())
 }
 
 /// "Any address" means: the one the node's session comes from.
@@ -166,7 +243,7 @@ fn reachable_at(uri: &str, peer: Option<IpAddr>) -> String {
 pub(super) fn fleet(
     supervisor: v1::Supervisor,
     nodes: &BTreeMap<Arc<str>, NodeRecord>,
-    launchable: &BTreeSet<String>,
+    launchable: &BTreeMap<String, How>,
     steward: &Steward,
     now: Time,
 ) -> v1::Fleet {
@@ -174,7 +251,7 @@ pub(super) fn fleet(
     let mut wards = Vec::new();
     for view in steward.wards(now) {
         let Some(record) = nodes.get(&view.id.node) else { continue };
-        let known = record.slot(&view.id.ward).and_then(|slot| record.wards.get(slot as usize));
+        let known = record.slot(&view.id.ward).and_then(|slot| record.ward(slot));
         let unreachable =
             node_views.get(&view.id.node).is_none_or(|node| node.verdict == Verdict::Unreachable);
         wards.push(ward(&view, known, unreachable));
@@ -184,15 +261,15 @@ pub(super) fn fleet(
         supervisor: Some(supervisor),
         nodes: node_views
             .values()
-            .map(|view| node(nodes.get(view.name), view, launchable.contains(&**view.name)))
+            .map(|view| node(nodes.get(view.name), view, launchable.get(&**view.name).copied()))
             .collect(),
         wards,
         groups: groups(steward, now),
     }
 }
 
-fn node(record: Option<&NodeRecord>, view: &NodeView<'_>, launchable: bool) -> v1::Node {
-    let launcher = if launchable { "process".to_owned() } else { String::new() };
+fn node(record: Option<&NodeRecord>, view: &NodeView<'_>, launcher: Option<How>) -> v1::Node {
+    let launcher = launcher.map(How::word).unwrap_or_default().to_owned();
     let Some(record) = record else {
         // One that was launched and has not attended yet: an operator wants to know of it.
         let info = v1::NodeInfo { name: view.name.to_string(), ..Default::default() };

@@ -97,7 +97,7 @@ impl Fleet {
             // Its group is being restarted, and ends or begins with it in its turn.
             return;
         }
-        let known = record.and_then(|record| record.wards.get(record.slot(&ward.ward)? as usize));
+        let known = record.and_then(|record| record.ward(record.slot(&ward.ward)?));
         let state = known.map(v1::Ward::state);
         let held = known.is_some_and(|ward| ward.held);
         match state {

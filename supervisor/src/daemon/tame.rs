@@ -15,6 +15,8 @@ const ERRORS: usize = 256;
 /// Lines of output told at once, and bytes of one.
 const LINES: usize = 1_000;
 const LINE: usize = 4_096;
+/// Differences between a configuration file and its process.
+const CHANGES: usize = 4_096;
 /// Events of a node's own history.
 const HISTORY: usize = 256;
 
@@ -91,12 +93,27 @@ pub(super) fn change(change: &mut v1::WardChange) {
     }
 }
 
+/// Bounds what a node says of a ward beside its spec.
+pub(super) fn ward(ward: &mut v1::Ward) {
+    sentence(&mut ward.status);
+    id(&mut ward.last_error_id);
+}
+
+/// Bounds what a node says of its configuration.
+pub(super) fn config(answer: &mut v1::ConfigAnswer) {
+    answer.changes.truncate(CHANGES);
+    for change in &mut answer.changes {
+        let texts = [&mut change.noun, &mut change.name, &mut change.key, &mut change.note];
+        texts.into_iter().chain([&mut change.before, &mut change.after]).for_each(sentence);
+    }
+    answer.restarts.truncate(super::hello::WARDS);
+    answer.restarts.iter_mut().for_each(sentence);
+    answer.error.iter_mut().for_each(error);
+}
+
 /// Bounds what a Hello brings beside what [`super::hello`] checks.
 pub(super) fn hello(hello: &mut v1::Hello) {
-    for ward in &mut hello.wards {
-        sentence(&mut ward.status);
-        id(&mut ward.last_error_id);
-    }
+    hello.wards.iter_mut().for_each(ward);
     let old = hello.history.len().saturating_sub(HISTORY);
     hello.history.drain(..old);
     hello.history.shrink_to_fit();

@@ -44,6 +44,7 @@ pub fn node(name: &str, pid: u32, uri: &str) -> Node {
             uri: uri.into(),
             version: "0.1.0".into(),
             started_at: at(200),
+            ..Default::default()
         }),
         verdict: Verdict::Healthy.into(),
         attending: true,
@@ -95,6 +96,7 @@ pub fn fleet() -> Fleet {
             started_at: at(7_300),
             last_event_sequence: 3,
             history: Some(wardkeep_proto::v1::History { durable: true, ..Default::default() }),
+            ..Default::default()
         }),
         nodes: nodes.map(|(name, pid)| node(name, pid, "http://127.0.0.1:7500")).into(),
         wards,
@@ -145,6 +147,7 @@ pub fn event(sequence: u64, text: &str) -> Event {
 pub enum Asked {
     Node(&'static str, NodeRequest),
     Ward(&'static str, WardRequest),
+    Config(v1::ConfigRequest),
 }
 
 #[derive(Default)]
@@ -154,6 +157,8 @@ pub struct Script {
     pub asked: Mutex<Vec<Asked>>,
     pub errors: wardkeep_proto::v1::ErrorList,
     pub error: Option<wardkeep_proto::v1::Error>,
+    /// What applying the configuration changes, by node; the others are hosted from code.
+    pub configs: Vec<(String, v1::ConfigOutcome)>,
     /// Restarts of this node fail.
     pub broken_node: Option<&'static str>,
     /// Changes never answer.
@@ -248,6 +253,18 @@ impl Operator for Fake {
     }
     async fn undrain_node(&self, r: Request<NodeRequest>) -> Result<Response<NodeOutcome>, Status> {
         self.node("undrain", r).await
+    }
+    async fn apply_config(
+        &self,
+        r: Request<v1::ConfigRequest>,
+    ) -> Result<Response<v1::ConfigOutcome>, Status> {
+        let request = r.into_inner();
+        self.0.asked.lock().unwrap().push(Asked::Config(request.clone()));
+        let outcome = self.0.configs.iter().find(|(node, _)| *node == request.node);
+        match outcome {
+            Some((_, outcome)) => Ok(Response::new(outcome.clone())),
+            None => Ok(Response::new(v1::ConfigOutcome { hosted_from_code: true, ..Default::default() })),
+        }
     }
     async fn list_errors(
         &self,

@@ -60,7 +60,7 @@ pub async fn late_session(
     }
     for (slot, incarnation) in lately {
         let exit = v1::Exit { kind: v1::ExitKind::Panicked.into(), ..Default::default() };
-        let _ = say(Up::WardChange(v1::WardChange {
+        say(Up::WardChange(v1::WardChange {
             slot,
             incarnation,
             state: WardState::Stopped.into(),

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Subcommand;
 use tokio::io::AsyncReadExt as _;
-use wardkeep::daemon::{Launch, Supervisor};
+use wardkeep::daemon::{How, Launch, Supervisor};
 use wardkeep_examples::{search::DataPath, search_node};
 use wardkeep_node::{
     shutdown_signal,
@@ -110,7 +110,13 @@ fn launch(program: &Path, path: DataPath, supervisor: &str, dir: &Path) -> Launc
     };
     let mut args: Vec<std::ffi::OsString> = args.into_iter().chain([zone, "--dir"]).map(Into::into).collect();
     args.push(dir.into());
-    Launch { node: path.to_string(), program: program.to_owned(), args, env: BTreeMap::new() }
+    Launch {
+        node: path.to_string(),
+        how: How::Process,
+        program: program.to_owned(),
+        args,
+        env: BTreeMap::new(),
+    }
 }
 
 async fn node(child: Child) -> Result<(), Failure> {

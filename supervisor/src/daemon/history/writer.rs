@@ -70,6 +70,7 @@ pub(in crate::daemon) struct History {
     #[cfg(any(test, feature = "testing"))]
     _task: tokio::task::JoinSet<()>,
     ended: Option<oneshot::Receiver<()>>,
+    retention: Arc<Mutex<Retention>>,
 }
 
 /// Reads pages of the history.
@@ -241,7 +242,8 @@ fn keep_the_last(changes: &mut Vec<Change>, known: u64) {
 impl History {
     /// `known`: the highest ID of an intent in the store.
     pub(super) fn start(store: Box<dyn Store>, retention: Retention, known: u64) -> Self {
-        let (writer, shared, progress) = Writer::new(store, retention, known);
+        let retention = Arc::new(Mutex::new(retention));
+        let (writer, shared, progress) = Writer::new(store, retention.clone(), known);
         let (end, ended) = oneshot::channel();
         let run = move || {
             writer.run();
@@ -262,6 +264,7 @@ impl History {
             #[cfg(any(test, feature = "testing"))]
             _task: Default::default(),
             ended: Some(ended),
+            retention,
         }
     }
 
@@ -273,14 +276,20 @@ impl History {
         known: u64,
         takes: fn() -> Duration,
     ) -> Self {
-        let (writer, shared, progress) = Writer::new(store, retention, known);
+        let retention = Arc::new(Mutex::new(retention));
+        let (writer, shared, progress) = Writer::new(store, retention.clone(), known);
         let (end, ended) = oneshot::channel();
         let mut task = tokio::task::JoinSet::new();
         task.spawn(async move {
             writer.run_in_task(takes).await;
             let _ = end.send(());
         });
-        Self { shared, progress, thread: None, _task: task, ended: Some(ended) }
+        Self { shared, progress, thread: None, _task: task, ended: Some(ended), retention }
+    }
+
+    /// Keeps so much from now on.
+    pub(in crate::daemon) fn retain(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     /// Hands over what is to be written. All of it is durable once [`Progress::written`] has reached
@@ -367,7 +376,7 @@ impl Reader {
 
 struct Writer {
     store: Box<dyn Store>,
-    retention: Retention,
+    retention: Arc<Mutex<Retention>>,
     shared: Arc<Shared>,
     progress: watch::Sender<Progress>,
     /// After a failure: not before this.
@@ -387,7 +396,7 @@ struct Turn {
 impl Writer {
     fn new(
         store: Box<dyn Store>,
-        retention: Retention,
+        retention: Arc<Mutex<Retention>>,
         known: u64,
     ) -> (Self, Arc<Shared>, watch::Receiver<Progress>) {
         let desk = Mutex::new(Desk { known, ..Desk::default() });
@@ -486,7 +495,7 @@ impl Writer {
                 };
                 self.retry_at = None;
                 let used = self.store.used().unwrap_or(0);
-                if used > self.retention.max_bytes {
+                if used > self.retention().max_bytes {
                     self.trim_at = self.trim_at.min(Instant::now());
                 }
                 let progress = Progress { written: turn.ticket, failing: None, used, dropped };
@@ -531,13 +540,18 @@ impl Writer {
         let _ = answer.send(found);
     }
 
+    fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trim(&mut self) {
         let now = Instant::now();
         if self.trim_at > now || self.retry_at.is_some() {
             return;
         }
         self.trim_at = now + TRIM;
-        match self.store.trim(&self.retention, Utc::now().timestamp_millis()) {
+        let retention = self.retention();
+        match self.store.trim(&retention, Utc::now().timestamp_millis()) {
             Ok(true) => self.trim_at = now + TRIM_STEP,
             Ok(false) => {}
             Err(error) => tracing::warn!("history: what is old cannot be dropped: {error}"),

@@ -2,93 +2,24 @@
 //! starts them anew when the steward says so. Those that a supervisor before us launched, and that
 //! still run, are ours from now on.
 
-use std::{
-    collections::BTreeMap, ffi::OsString, fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration,
-};
+use std::{collections::BTreeMap, fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use nix::sys::signal::Signal;
 use tokio::{
-    process::{Child, Command},
-    sync::mpsc,
+    process::Child,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 
-use super::{
-    fleet::Msg,
-    pidfile::{self, Process},
-};
+use super::{How, Launch, command};
+use crate::daemon::pidfile::{self, Process};
 
 /// What a node gets to drain when its supervisor ends.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is looked whether a process that is not our child still runs.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What steers the supervisor itself is not for its nodes: they would listen where it does.
-const OWN_ENVIRONMENT: [&str; 4] =
-    ["WARDKEEP_CONFIG", "WARDKEEP_LISTEN", "WARDKEEP_DATA_DIR", "WARDKEEP_NAME"];
-
-/// A node and how to start it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Launch {
-    /// The name it will attend under.
-    pub node: String,
-    /// Program and arguments.
-    pub program: PathBuf,
-    /// Arguments.
-    pub args: Vec<OsString>,
-    /// Environment variables beside those of the supervisor that do not steer it.
-    pub env: BTreeMap<String, String>,
-}
-
-/// Start this node's process anew, ending the one there is.
-pub(super) struct Order {
-    pub(super) node: String,
-    pub(super) reason: String,
-}
-
 type Exits = FuturesUnordered<BoxFuture<'static, (String, Process, String)>>;
-
-/// Runs until `stop`; then the nodes are stopped, gently first.
-pub(super) async fn run(
-    launches: Vec<Launch>,
-    data_dir: Option<PathBuf>,
-    mut orders: mpsc::Receiver<Order>,
-    fleet: mpsc::Sender<Msg>,
-    stop: CancellationToken,
-) {
-    let mut launcher = Launcher { data_dir, processes: BTreeMap::new(), exits: Exits::new() };
-    for launch in &launches {
-        launcher.adopt_or_start(launch);
-    }
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            Some(order) = orders.recv() => {
-                let Some(launch) = launches.iter().find(|launch| launch.node == order.node) else { continue };
-                tracing::warn!(node = %order.node, "launching its process anew: {}", order.reason);
-                if let Some(old) = launcher.processes.remove(&order.node) {
-                    end_at_once(&old).await;
-                    // The steward waits for this news before it takes an end for the new one's.
-                    let how = "killed, to be launched anew".to_owned();
-                    if fleet.send(Msg::ProcessExited { node: order.node, how }).await.is_err() {
-                        break;
-                    }
-                }
-                launcher.start(launch);
-            }
-            Some((node, process, how)) = launcher.exits.next() => {
-                if launcher.has_ended(&node, &process)
-                    && fleet.send(Msg::ProcessExited { node, how }).await.is_err()
-                {
-                    break;
-                }
-            }
-        }
-    }
-    launcher.end().await;
-}
 
 /// The place and the port must be free before the next process takes them.
 async fn end_at_once(process: &Process) {
@@ -103,16 +34,45 @@ async fn end_at_once(process: &Process) {
     }
 }
 
-struct Launcher {
+/// The processes of nodes.
+pub(super) struct Children {
     data_dir: Option<PathBuf>,
     /// By node.
     processes: BTreeMap<String, Process>,
     exits: Exits,
 }
 
-impl Launcher {
-    fn adopt_or_start(&mut self, launch: &Launch) {
+impl Children {
+    pub(super) fn new(data_dir: Option<PathBuf>) -> Self {
+        Self { data_dir, processes: BTreeMap::new(), exits: Exits::new() }
+    }
+
+    /// Waits for one that ends by itself: its node, and how it ended. Pending where there is none; cancel
+    /// safe.
+    pub(super) async fn ended(&mut self) -> (String, String) {
+        loop {
+            let Some((node, process, how)) = self.exits.next().await else {
+                return std::future::pending().await;
+            };
+            if self.has_ended(&node, &process) {
+                return (node, how);
+            }
+        }
+    }
+
+    /// Ends the process there is, if there is one: true.
+    pub(super) async fn clear(&mut self, node: &str) -> bool {
+        let Some(old) = self.processes.remove(node) else { return false };
+        end_at_once(&old).await;
+        true
+    }
+
+    /// Starts the process, unless it runs.
+    pub(super) fn adopt_or_start(&mut self, launch: &Launch) {
         let node = &launch.node;
+        if self.processes.contains_key(node) {
+            return;
+        }
         let Some(process) = self.data_dir.as_deref().and_then(|dir| pidfile::survivor(dir, node)) else {
             return self.start(launch);
         };
@@ -127,7 +87,7 @@ impl Launcher {
         }));
     }
 
-    fn start(&mut self, launch: &Launch) {
+    pub(super) fn start(&mut self, launch: &Launch) {
         let node = launch.node.clone();
         match self.spawn(launch) {
             Ok(mut child) => {
@@ -158,13 +118,7 @@ impl Launcher {
     }
 
     fn spawn(&self, launch: &Launch) -> std::io::Result<Child> {
-        let mut command = Command::new(&launch.program);
-        for own in OWN_ENVIRONMENT {
-            command.env_remove(own);
-        }
-        command.args(&launch.args).envs(&launch.env).stdin(Stdio::null());
-        // Its own group: Ctrl-C at the supervisor's terminal is the supervisor's to pass on.
-        command.process_group(0);
+        let mut command = command::of(launch);
         if let Some(dir) = &self.data_dir {
             let log = dir.join(format!("{}.log", launch.node));
             let log = OpenOptions::new().create(true).append(true).open(log)?;
@@ -187,7 +141,11 @@ impl Launcher {
         true
     }
 
-    async fn end(mut self) {
+    /// Stops them, gently first. Those of nodes that are launched no longer go on.
+    pub(super) async fn end(mut self, launched: &[Launch]) {
+        let ours =
+            |node: &str| launched.iter().any(|launch| launch.node == node && launch.how == How::Process);
+        self.processes.retain(|node, _| ours(node));
         for (signal, patience) in
             [(Signal::SIGTERM, STOP_PATIENCE), (Signal::SIGKILL, Duration::from_secs(1))]
         {
@@ -195,7 +153,9 @@ impl Launcher {
                 process.signal(signal);
             }
             let all_gone = async {
-                while let Some((node, process, _)) = self.exits.next().await {
+                while !self.processes.is_empty()
+                    && let Some((node, process, _)) = self.exits.next().await
+                {
                     self.has_ended(&node, &process);
                 }
             };
