@@ -10,6 +10,7 @@ mod members;
 mod obey;
 mod outputs;
 mod tend;
+mod turns;
 
 use std::{
     sync::{
@@ -32,7 +33,7 @@ use wardkeep_proto::{
 };
 use wardkeep_steward::{Action, Event, Note, WardId, What};
 
-use self::apply::ConfigFile;
+use self::{apply::ConfigFile, turns::Turns};
 use crate::{
     host::Host,
     ledger::Ledger,
@@ -182,7 +183,9 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         report_every: OWN_REPORTS,
         next_report: Duration::ZERO,
         lived: Duration::ZERO,
+        turns: Turns::default(),
         swept_at: Duration::ZERO,
+        answers: 0,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
         leaked_shown: 0,
@@ -212,10 +215,14 @@ struct Keeper {
     report_sequence: u64,
     report_every: Duration,
     next_report: Duration,
-    /// The time that wards have had: what their work's age is counted in.
+    /// The time that this process has had.
     lived: Duration,
+    /// Of that, what wards have had.
+    turns: Turns,
     /// When that was last advanced.
     swept_at: Duration,
+    /// Value of the probe at the last sweep.
+    answers: u64,
     /// Last value of the probe, and since when.
     probe_seen: (u64, Duration),
     /// Actions of the own steward still to be done.
@@ -393,10 +400,13 @@ impl Keeper {
         wardkeep_proto::error::tell_kept_back(Instant::now());
         // A process that was frozen, or a thread that got no turn, has not worked meanwhile: such
         // time does not make work overdue.
-        self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
+        let turn = now.saturating_sub(self.swept_at).min(LONGEST_TURN);
+        self.lived += turn;
         self.swept_at = now;
+        let answers = self.setup.probe.answers.load(Relaxed);
+        self.turns.pass(turn, std::mem::replace(&mut self.answers, answers) != answers);
         self.setup.probe.asked.notify_one();
-        self.setup.host.sweep(self.lived);
+        self.setup.host.sweep(self.turns.had());
         if let Some(usages) = self.tending.turn(&mut self.setup.host, now) {
             self.publish();
             if self.welcomed {
@@ -439,7 +449,7 @@ impl Keeper {
 
     fn report(&mut self, now: Duration) {
         let lag = self.runtime_lag(self.lived);
-        let beats = self.setup.host.beats(self.lived);
+        let beats = self.setup.host.beats(self.turns.had());
         if self.setup.mandate.is_own() {
             let node = self.setup.info.name.as_str().into();
             let actions = self.setup.mandate.step(now, Event::Report { node, runtime_lag: lag, beats });

@@ -10,6 +10,7 @@
 //! So a node goes on beating, obeying and healing while the wards' runtime is stuck.
 #![deny(unsafe_code)]
 
+mod abandoned;
 mod audience;
 mod body;
 mod built_in;

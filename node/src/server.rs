@@ -18,7 +18,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
@@ -28,9 +28,13 @@ use tonic::{
 use tower::Service;
 
 use crate::{
+    abandoned::{Ahead, Patience},
     greeting,
     sizes::{Curbed, Limited},
 };
+
+/// For the calls of a connection that is closed for its resets.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
 pub trait Listener: Send + 'static {
@@ -62,7 +66,8 @@ pub struct Limits {
     pub connections: usize,
     /// Calls at a time on one connection.
     pub streams: u32,
-    /// Streams that may be reset before they were accepted. Replicated requests reset losers all
+    /// Streams that may be reset before they were accepted, at a time; and requests of one connection that may be reset
+    /// before anyone has looked at them, in a row and four seconds or so. Replicated requests reset losers all
     /// the time: at least twice the calls in flight.
     pub pending_resets: usize,
     /// Bytes of headers per request.
@@ -141,15 +146,19 @@ where
         };
         let peer = info.as_ref().and_then(TcpConnectInfo::remote_addr);
         let (io, greeting) = greeting::watch(io, limits.handshake_timeout);
-        let connection = builder.serve_connection(
-            TokioIo::new(io),
-            Stamp { inner: service.clone(), info, message_bytes: limits.message_bytes },
-        );
+        let patience = Arc::new(Patience::new(limits.pending_resets, Instant::now()));
+        let stamp = Stamp {
+            inner: service.clone(),
+            info,
+            message_bytes: limits.message_bytes,
+            patience: patience.clone(),
+        };
+        let connection = builder.serve_connection(TokioIo::new(io), stamp);
         let (stop, end) = (stop.clone(), end.clone());
         tasks.spawn(async move {
             let _permit = permit;
             tokio::select! {
-                () = watch_connection(connection, peer, stop, end) => {}
+                () = watch_connection(connection, peer, patience, stop, end) => {}
                 () = greeting.missed() => tracing::debug!(?peer, "no HTTP/2 preface in time; connection closed"),
             }
         });
@@ -187,6 +196,7 @@ fn builder(limits: Limits, tasks: TaskTracker) -> http2::Builder<Tracked> {
 async fn watch_connection<I, S>(
     connection: http2::Connection<TokioIo<I>, Stamp<S>, Tracked>,
     peer: Option<SocketAddr>,
+    patience: Arc<Patience>,
     stop: CancellationToken,
     end: CancellationToken,
 ) where
@@ -196,6 +206,11 @@ async fn watch_connection<I, S>(
 {
     let mut connection = std::pin::pin!(connection);
     let mut told = false;
+    let mut too_much = std::pin::pin!(async {
+        patience.spent().await;
+        tracing::warn!(?peer, "a connection that resets its requests before they begin is closed");
+    });
+    let mut closes_at = None;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -208,18 +223,24 @@ async fn watch_connection<I, S>(
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }
+            () = too_much.as_mut(), if closes_at.is_none() => {
+                closes_at = Some(Instant::now() + LAST_CALLS);
+                connection.as_mut().graceful_shutdown();
+            }
+            () = async { sleep_until(closes_at.unwrap_or_else(Instant::now)).await }, if closes_at.is_some() => return,
             () = end.cancelled() => return,
         }
     }
 }
 
-/// Puts the peer's address where tonic's `Request::remote_addr` looks for it, and holds messages to their
-/// limit.
+/// Puts the peer's address where tonic's `Request::remote_addr` looks for it, holds messages to their limit, and lets
+/// nobody see what was abandoned before.
 #[derive(Clone)]
 struct Stamp<S> {
     inner: S,
     info: Option<TcpConnectInfo>,
     message_bytes: usize,
+    patience: Arc<Patience>,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for Stamp<S>
@@ -228,33 +249,61 @@ where
 {
     type Response = Response<Curbed<Body>>;
     type Error = Infallible;
-    type Future = Curbing<S::Future>;
+    type Future = Answering<S>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let most = self.message_bytes;
-        let mut request = request.map(|body| Body::new(Limited::new(body, most)));
+        let mut request = request.map(Ahead::new);
         if let Some(info) = &self.info {
             request.extensions_mut().insert(info.clone());
         }
-        // The entrance is always ready: what limits calls stands behind it.
-        Curbing { inner: self.inner.clone().call(request), most }
+        let service = self.inner.clone();
+        let step = Step::New { new: Some((service, request)) };
+        Answering { step, patience: self.patience.clone(), most: self.message_bytes }
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The answer, with its limit.
-    struct Curbing<F> {
+    /// A request on its way to its answer, both held to the limit of messages.
+    struct Answering<S: Service<Request<Body>>> {
         #[pin]
-        inner: F,
+        step: Step<S>,
+        patience: Arc<Patience>,
         most: usize,
     }
 }
 
-impl<F: Future<Output = Result<Response<Body>, Infallible>>> Future for Curbing<F> {
+pin_project_lite::pin_project! {
+    #[project = StepProj]
+    enum Step<S: Service<Request<Body>>> {
+        New { new: Option<(S, Request<Ahead<Incoming>>)> },
+        Served { #[pin] answer: S::Future },
+    }
+}
+
+impl<S> Future for Answering<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
     type Output = Result<Response<Curbed<Body>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        this.inner.poll(cx).map_ok(|response| response.map(|body| Curbed::new(body, *this.most)))
+        let mut this = self.project();
+        let most = *this.most;
+        if let StepProj::New { new } = this.step.as_mut().project() {
+            let Some((mut service, mut request)) = new.take() else { return Poll::Pending };
+            if request.body_mut().is_abandoned(cx) {
+                this.patience.abandoned(Instant::now());
+                // To nobody: its stream is closed.
+                return Poll::Ready(Ok(Response::new(Curbed::new(Body::empty(), most))));
+            }
+            // The entrance is always ready: what limits calls stands behind it.
+            let answer = service.call(request.map(|body| Body::new(Limited::new(body, most))));
+            this.step.set(Step::Served { answer });
+        }
+        let StepProj::Served { answer } = this.step.project() else { return Poll::Pending };
+        answer.poll(cx).map_ok(|response| {
+            this.patience.answered();
+            response.map(|body| Curbed::new(body, most))
+        })
     }
 }

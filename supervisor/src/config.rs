@@ -25,6 +25,8 @@ use crate::daemon::{self, COMMAND_TIMEOUT, HISTORY_AGE, HISTORY_BYTES, How, Laun
 pub struct SupervisorFile {
     /// `host:port`.
     pub listen: Option<String>,
+    /// `host:port` of the metrics, or `off`.
+    pub http_listen: Option<String>,
     /// Where it keeps what must survive it.
     pub data_dir: Option<PathBuf>,
     /// Accepts plaintext on an address other machines can reach.

@@ -24,6 +24,8 @@ use crate::{
 
 /// Where a supervisor listens unless told otherwise.
 pub const SUPERVISOR_ADDRESS: &str = "127.0.0.1:7400";
+/// Where a supervisor's metrics are unless told otherwise.
+pub const HTTP_ADDRESS: &str = "127.0.0.1:7480";
 /// Where a node listens unless told otherwise.
 pub const NODE_ADDRESS: &str = "127.0.0.1:7500";
 
@@ -81,6 +83,7 @@ async fn shutdown() -> impl Future<Output = ()> {
 pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(), ServeError> {
     let given = given(&[
         ("listen", args.listen.is_some()),
+        ("http_listen", args.http_listen.is_some()),
         ("data_dir", args.data_dir.is_some()),
         ("insecure", args.insecure),
     ]);
@@ -109,6 +112,11 @@ pub async fn supervisor(args: ServeSupervisor, log_args: &LogArgs) -> Result<(),
     if args.insecure || file.insecure {
         builder = builder.insecure();
     }
+    builder = match args.http_listen.or(file.http_listen) {
+        None => builder.http_if_free(HTTP_ADDRESS),
+        Some(off) if off == "off" => builder,
+        Some(address) => builder.http(address),
+    };
     let listen = args.listen.or(file.listen).unwrap_or_else(|| SUPERVISOR_ADDRESS.to_owned());
     let result = builder.bind(&listen).await?.run_until(shutdown).await;
     drop(telemetry);

@@ -175,6 +175,9 @@ pub struct ServeSupervisor {
     /// Address to listen on [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR", env = "WARDKEEP_LISTEN", hide_env_values = true)]
     pub listen: Option<String>,
+    /// Address of the metrics (HTTP), or "off" [default: 127.0.0.1:7480, if it is free]
+    #[arg(long, value_name = "ADDR", env = "WARDKEEP_HTTP_LISTEN", hide_env_values = true)]
+    pub http_listen: Option<String>,
     /// Where history is kept
     #[arg(long, value_name = "DIR", env = "WARDKEEP_DATA_DIR", hide_env_values = true)]
     pub data_dir: Option<PathBuf>,

@@ -172,6 +172,7 @@ impl SupervisorFile {
     pub(super) fn entries(&self, given: Given<'_>) -> Vec<Entry> {
         let Self {
             listen,
+            http_listen,
             data_dir,
             insecure,
             pulse_interval,
@@ -187,6 +188,7 @@ impl SupervisorFile {
         let fixed = Entry::new("", "")
             .notes("", "restart the supervisor", "")
             .key("listen", Refused, opt(listen.as_ref(), crate::serve::SUPERVISOR_ADDRESS))
+            .key("http_listen", Refused, opt(http_listen.as_ref(), crate::serve::HTTP_ADDRESS))
             .key("data_dir", Refused, opt(data_dir.as_ref().map(|dir| dir.display()), "none"))
             .key("insecure", Refused, insecure.to_string())
             .key("pulse_interval", Refused, time(pulse_interval.unwrap_or(default.pulse_interval)));

@@ -24,6 +24,7 @@ use super::{
     fleet::SessionId,
     history::{Aim, Change, Failing, History, HoldKey, Intent, Intents, Lane, Retention, Write},
     launcher,
+    metrics::{Histogram, WRITES},
 };
 
 /// Deeds wait no longer than this for the disk.
@@ -77,6 +78,8 @@ pub(super) struct Chronicle {
     /// `None`: in memory only.
     path: Option<PathBuf>,
     max_bytes: u64,
+    /// How long decisions waited.
+    waited: Histogram,
 }
 
 impl Chronicle {
@@ -102,6 +105,7 @@ impl Chronicle {
             told: false,
             path,
             max_bytes,
+            waited: Histogram::new(WRITES),
         }
     }
 
@@ -234,6 +238,9 @@ impl Chronicle {
                 break;
             }
             let Some(waiting) = self.waiting.pop_front() else { break };
+            if !waiting.events.is_empty() {
+                self.waited.observe(waiting.since.elapsed());
+            }
             if waiting.marks.opens_restart {
                 failpoint::reach("restart-written");
             }
@@ -271,6 +278,16 @@ impl Chronicle {
                 lost => format!("the history is written again; {lost} events are missing since the start"),
             },
         })
+    }
+
+    /// How long decisions have waited for the disk.
+    pub(super) fn waited(&self) -> &Histogram {
+        &self.waited
+    }
+
+    /// Events that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.history.waiting()
     }
 
     /// For those who look.

@@ -156,6 +156,8 @@ impl Fleet {
         let place = [event.node.as_str(), event.ward.as_str()];
         let place = place.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/");
         if matches!(note.what, What::StaleDropped) {
+            let now = self.now();
+            self.tally.see(note, None, now);
             // Nothing came of it, and a broken node may send any number: not worth a place in the log.
             tracing::debug!(target: "steward", error, "{place}: {}", event.text);
             return;
@@ -171,6 +173,8 @@ impl Fleet {
             event.actor.clone_from(&self.actor);
         }
         self.explain(note, &mut event);
+        let now = self.now();
+        self.tally.see(note, event.evidence.as_ref(), now);
         self.chronicle.event(event);
     }
 

@@ -21,6 +21,19 @@ pub(super) struct ErrorStore {
     records: BTreeMap<String, Arc<v1::Error>>,
     dropped: u64,
     clock: u64,
+    /// All that were told of since the supervisor's start, whatever is still known of them.
+    seen: u64,
+    /// Of those, the malformed ones.
+    malformed: u64,
+}
+
+/// How many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) groups: usize,
+    pub(super) seen: u64,
+    pub(super) malformed: u64,
+    pub(super) dropped: u64,
 }
 
 #[derive(Default)]
@@ -52,6 +65,10 @@ impl ErrorStore {
                     self.clock += 1;
                     group.seen = self.clock;
                     group.summary.count = group.summary.count.saturating_add(tally.count);
+                    self.seen = self.seen.saturating_add(tally.count);
+                    if group.summary.malformed {
+                        self.malformed = self.malformed.saturating_add(tally.count);
+                    }
                     group.summary.last_at = tally.last_at.or(group.summary.last_at);
                 }
                 // Forgotten in the meantime.
@@ -66,6 +83,8 @@ impl ErrorStore {
             return;
         }
         self.clock += 1;
+        self.seen = self.seen.saturating_add(1);
+        self.malformed = self.malformed.saturating_add(record.malformed.into());
         if !self.groups.contains_key(&record.group_hash) && self.groups.len() == MOST_GROUPS {
             self.forget_the_quietest();
         }
@@ -89,6 +108,11 @@ impl ErrorStore {
         for id in forgotten.into_iter().flat_map(|group| group.ids) {
             self.records.remove(&id);
         }
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        let Self { groups, seen, malformed, dropped, .. } = self;
+        Totals { groups: groups.len(), seen: *seen, malformed: *malformed, dropped: *dropped }
     }
 
     /// All groups, the latest first.
@@ -170,6 +194,7 @@ mod tests {
         store.add(v1::ErrorRecords { tallies: vec![tally("g"), tally("unknown")], ..Default::default() });
         let list = store.list();
         assert_eq!((list.groups[0].count, list.dropped), (100_000, 99_999));
+        assert_eq!(store.totals(), Totals { groups: 1, seen: 100_000, malformed: 0, dropped: 99_999 });
     }
 
     #[test]
@@ -180,6 +205,7 @@ mod tests {
             add(&mut store, &format!("{n:05}"), &format!("g1-{n}"));
         }
         assert_eq!(store.list().groups.len(), MOST_GROUPS);
+        assert_eq!(store.totals().seen, MOST_GROUPS as u64 + 1, "what is forgotten was seen all the same");
         assert!(matches!(store.find("first"), Found::None));
         assert_eq!(store.list().dropped, 1);
         assert_eq!(store.records.len(), MOST_GROUPS);

@@ -35,6 +35,7 @@ use super::{
     history::{History, Intent, Intents, Lane, REMEMBERED, State, recall},
     launch::{Deaf, launchable},
     launcher::{self, How},
+    metrics::{Histogram, LATENESS, Measured, Tally},
     output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
     rollout::Rollouts,
@@ -114,6 +115,10 @@ pub(super) enum Msg {
     Look {
         answer: oneshot::Sender<Arc<v1::Fleet>>,
     },
+    /// For what is to be told to a monitoring system.
+    Measure {
+        answer: oneshot::Sender<Box<Measured>>,
+    },
     ListErrors {
         answer: oneshot::Sender<v1::ErrorList>,
     },
@@ -165,6 +170,9 @@ pub(super) struct Fleet {
     pub(super) resuming: Option<Intent>,
     pub(super) chronicle: Chronicle,
     errors: ErrorStore,
+    pub(super) tally: Tally,
+    /// How late this loop did what was due.
+    lateness: Histogram,
     pub(super) questions: Questions,
     /// Nodes that were told to restart in place and have not answered.
     pub(super) deaf: Deaf,
@@ -207,6 +215,8 @@ impl Fleet {
             resuming: None,
             chronicle: Chronicle::new(history, followers, intents, state.holds, state.last_sequence, kept),
             errors: ErrorStore::default(),
+            tally: Tally::default(),
+            lateness: Histogram::new(LATENESS),
             questions: Questions::default(),
             deaf: Deaf::default(),
             applying: apply::Applying::default(),
@@ -254,7 +264,8 @@ impl Fleet {
                 }
                 self.hear(msg);
             }
-            if self.steward.next_wake().is_some_and(|due| due <= self.now()) {
+            if let Some(late) = self.steward.next_wake().and_then(|due| self.now().checked_sub(due)) {
+                self.lateness.observe(late);
                 self.step(Event::Tick);
                 self.tell_of_the_lost();
                 self.reported = true;
@@ -328,6 +339,9 @@ impl Fleet {
                     self.show();
                 }
                 let _ = answer.send(self.picture.borrow().clone());
+            }
+            Msg::Measure { answer } => {
+                let _ = answer.send(Box::new(self.measured()));
             }
             Msg::ListErrors { answer } => {
                 self.collect_own_errors();
@@ -564,6 +578,22 @@ impl Fleet {
         self.apart = PICTURES_APART.max(begun.elapsed() * 9);
     }
 
+    fn measured(&mut self) -> Measured {
+        self.collect_own_errors();
+        self.show();
+        Measured {
+            fleet: self.picture.borrow().clone(),
+            tally: self.tally.clone(),
+            errors: self.errors.totals(),
+            lateness: self.lateness.clone(),
+            writes: self.chronicle.waited().clone(),
+            waiting: self.chronicle.waiting(),
+            // One is the service's own.
+            watchers: self.view.receiver_count().saturating_sub(1),
+            sessions: self.sessions.len(),
+        }
+    }
+
     /// What the steward has forgotten is gone.
     fn forget(&mut self) {
         let known: BTreeSet<_> = self.steward.nodes().map(|view| view.name.clone()).collect();
@@ -572,6 +602,7 @@ impl Fleet {
         for name in self.nodes.iter().filter(gone).map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.nodes.remove(&name);
             self.chronicle.forget(&name);
+            self.tally.forget(&name);
         }
     }
 

@@ -20,6 +20,7 @@ mod history;
 mod launch;
 mod launcher;
 mod members;
+mod metrics;
 mod operator;
 mod output;
 mod pidfile;
@@ -88,6 +89,15 @@ pub struct SupervisorBuilder {
     insecure: bool,
     retention: history::Retention,
     config: Option<apply::ConfigFile>,
+    http: Option<Http>,
+}
+
+/// Where metrics are to be had.
+#[derive(Debug)]
+struct Http {
+    address: String,
+    /// It is no mistake if somebody else has it.
+    if_free: bool,
 }
 
 impl SupervisorBuilder {
@@ -175,27 +185,54 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Serves metrics at this address (`/metrics`, for Prometheus).
+    pub fn http(mut self, address: impl Into<String>) -> Self {
+        self.http = Some(Http { address: address.into(), if_free: false });
+        self
+    }
+
+    /// The same, if it can be had: else that is logged, and there are none.
+    pub fn http_if_free(mut self, address: impl Into<String>) -> Self {
+        self.http = Some(Http { address: address.into(), if_free: true });
+        self
+    }
+
     /// Accepts that a listener on a non-loopback address has no encryption.
     pub fn insecure(mut self) -> Self {
         self.insecure = true;
         self
     }
 
-    /// Opens the listener and the history, and fixes the epoch.
+    /// Opens the listeners and the history, and fixes the epoch.
     ///
     /// # Errors
     /// An address that cannot be listened on, a data directory that cannot be written, a history that
     /// is damaged or of a later version.
     pub async fn bind(self, address: &str) -> Result<Supervisor, Error> {
-        let listener = wardkeep_node::open(address, self.insecure).await?;
+        let listener = open(address, self.insecure).await?;
         let cannot = |source| SupervisorError::CannotListen { address: address.to_owned(), source };
-        listener.set_nonblocking(true).map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let listener = TcpListener::from_std(listener).map_err(cannot)?;
+        let http = match &self.http {
+            None => None,
+            Some(Http { address, if_free }) => match open(address, self.insecure).await {
+                Err(error) if *if_free => {
+                    tracing::warn!("{error}: there are no metrics (--http-listen says where else, or \"off\")");
+                    None
+                }
+                opened => Some(opened?),
+            },
+        };
         let epoch = epoch::next(self.data_dir.as_deref())?;
         let history = history::open(self.data_dir.as_deref()).await?;
-        Ok(Supervisor { builder: self, listener, address, epoch, history })
+        Ok(Supervisor { builder: self, listener, http, address, epoch, history })
     }
+}
+
+async fn open(address: &str, insecure: bool) -> Result<TcpListener, Error> {
+    let listener = wardkeep_node::open(address, insecure).await?;
+    let cannot = |source| SupervisorError::CannotListen { address: address.to_owned(), source };
+    listener.set_nonblocking(true).map_err(cannot)?;
+    Ok(TcpListener::from_std(listener).map_err(cannot)?)
 }
 
 /// A supervisor that listens and is ready to run.
@@ -203,6 +240,7 @@ impl SupervisorBuilder {
 pub struct Supervisor<L = TcpListener> {
     builder: SupervisorBuilder,
     listener: L,
+    http: Option<TcpListener>,
     address: SocketAddr,
     epoch: epoch::Epoch,
     history: history::Opened,
@@ -222,6 +260,7 @@ impl Supervisor {
             insecure: false,
             retention: history::Retention { max_age: HISTORY_AGE, max_bytes: HISTORY_BYTES },
             config: None,
+            http: None,
         }
     }
 
@@ -239,13 +278,22 @@ impl<L: Listener> Supervisor<L> {
         self.address
     }
 
+    /// Where its metrics are, if they are anywhere.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.http.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// Runs until `shutdown` completes; then nodes it launched are stopped, the others go on alone.
     ///
     /// # Errors
     /// If its services cannot be put together, or a part of it died.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { builder, listener, address, epoch, mut history } = self;
+        let metrics_at = self.http_addr();
+        let Self { builder, listener, http, address, epoch, mut history } = self;
         tracing::info!(%address, epoch = epoch.number, "supervisor up");
+        if let Some(address) = metrics_at {
+            tracing::info!("metrics at http://{address}/metrics");
+        }
         let (to_fleet, inbox) = mpsc::channel(INBOX.saturating_add(builder.sessions));
         let (orders, launch_orders) = mpsc::channel(64);
         let picture = watch::Sender::new(Arc::new(v1::Fleet::default()));
@@ -290,6 +338,9 @@ impl<L: Listener> Supervisor<L> {
         let stop = stop_server.clone();
         let limits = builder.limits;
         serving.spawn(async move { drop(server::serve(listener, service, limits, stop).await) });
+        if let Some(http) = http {
+            serving.spawn(metrics::serve(http, to_fleet.clone(), limits, stop_server.clone()));
+        }
 
         let died = tokio::select! {
             () = shutdown => None,

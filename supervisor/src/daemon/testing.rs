@@ -37,6 +37,6 @@ impl SupervisorBuilder {
         takes: fn() -> Duration,
     ) -> Result<Supervisor<L>, Error> {
         let (epoch, history) = (epoch::next(None)?, disk.0.open(takes)?);
-        Ok(Supervisor { builder: self, listener, address, epoch, history })
+        Ok(Supervisor { builder: self, listener, http: None, address, epoch, history })
     }
 }

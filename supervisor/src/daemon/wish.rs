@@ -48,6 +48,7 @@ impl Fleet {
                     wire::to_duration(drain).map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
                 let kind = command::Kind::RestartNode(v1::RestartNode { drain_timeout: drain });
                 let intent = Intent { drain_ms, ..self.intent(Aim::RestartNode, &node, "", 0, &cause) };
+                self.tally.node_restart_asked();
                 let command = self.order(intent, &node, kind, &cause);
                 if let Some(command) = command.filter(|_| self.settings.launchable.contains_key(&*node)) {
                     self.deaf.told(node, command, cause);

@@ -84,6 +84,8 @@ impl Drop for Running {
 
 pub struct Sup {
     pub uri: String,
+    /// Where its metrics are.
+    pub http: Option<std::net::SocketAddr>,
     pub operator: OperatorClient<Channel>,
     pub running: Running,
 }
@@ -99,10 +101,10 @@ pub async fn supervisor_at(builder: SupervisorBuilder, address: &str) -> Sup {
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
     });
     let supervisor = builder.bind(address).await.unwrap();
-    let uri = format!("http://{}", supervisor.local_addr());
+    let (uri, http) = (format!("http://{}", supervisor.local_addr()), supervisor.http_addr());
     let running = Running::new(|stopped| supervisor.run_until(stopped));
     let operator = OperatorClient::new(channel(&uri).await);
-    Sup { uri, operator, running }
+    Sup { uri, http, operator, running }
 }
 
 impl Sup {

@@ -305,6 +305,11 @@ impl History {
         self.progress.borrow().clone()
     }
 
+    /// Events that wait to be written.
+    pub(in crate::daemon) fn waiting(&self) -> usize {
+        self.shared.desk().events
+    }
+
     /// Waits until it is another. Cancel safe.
     pub(in crate::daemon) async fn progressed(&mut self) {
         if self.progress.changed().await.is_err() {
