@@ -121,7 +121,7 @@ async fn restarts_that_a_node_made_while_it_was_alone_count_for_its_supervisors(
         };
         let sup = supervisor_at(quick().data_dir(dir.path()), &address).await;
         assert_eq!(sup.until(recent).await, 1);
-        let told = sup.events().await.says("(by the node's own steward)").await;
+        let told = sup.events().await.says("restart 1 of 2 allowed").await;
         assert_eq!(told.decision.map(|decision| decision.group), Some("g".into()), "{}", told.text);
         assert_eq!(sup.runs("n", "f", 2).await.restarts, 1);
         poke.send_replace(2);
