@@ -142,3 +142,122 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Ahead<B> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Whether there is none left.
+    fn is_spent(patience: &Patience) -> bool {
+        let spent = std::pin::pin!(patience.spent());
+        spent.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_flood_uses_it_up_and_time_brings_it_back() {
+        let now = Instant::now();
+        let patience = Patience::new(1_000, now);
+        (0..1_000).for_each(|_| patience.abandoned(now));
+        assert!(!is_spent(&patience));
+        (0..250).for_each(|_| patience.abandoned(now + SECOND));
+        assert!(!is_spent(&patience), "a quarter is back");
+        patience.abandoned(now + SECOND);
+        assert!(is_spent(&patience));
+    }
+
+    #[test]
+    fn a_racing_client_that_wins_now_and_then_never_uses_it_up() {
+        let now = Instant::now();
+        let patience = Patience::new(1_000, now);
+        for _ in 0..100_000 {
+            patience.answered();
+            (0..10).for_each(|_| patience.abandoned(now));
+        }
+        assert!(!is_spent(&patience));
+    }
+
+    #[test]
+    fn little_by_little_comes_back_as_well() {
+        let mut now = Instant::now();
+        let patience = Patience::new(100, now);
+        // Twenty a second, as against twenty-five that come back, and looked at too often for a whole one each time.
+        for _ in 0..10_000 {
+            now += SECOND / 20;
+            patience.abandoned(now);
+        }
+        assert!(!is_spent(&patience));
+    }
+
+    /// Frames that are there, and then an error, the end, or nothing yet.
+    struct Came(VecDeque<&'static str>, Then);
+
+    #[derive(Clone, Copy)]
+    enum Then {
+        Reset,
+        Ends,
+        Waits,
+    }
+
+    impl Body for Came {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            match (self.0.pop_front(), self.1) {
+                (Some(data), _) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(data.as_bytes()))))),
+                (None, Then::Reset) => Poll::Ready(Some(Err("reset"))),
+                (None, Then::Ends) => Poll::Ready(None),
+                (None, Then::Waits) => Poll::Pending,
+            }
+        }
+    }
+
+    fn came(frames: &[&'static str], then: Then) -> Ahead<Came> {
+        Ahead::new(Came(frames.iter().copied().collect(), then))
+    }
+
+    /// What is read of it now.
+    fn read(body: &mut Ahead<Came>) -> Result<String, &'static str> {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut all = String::new();
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut *body).poll_frame(cx) {
+            let data = frame?.into_data().unwrap_or_default();
+            all.push_str(std::str::from_utf8(&data).unwrap());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn a_reset_is_seen_behind_the_message_that_came_before_it() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        for frames in [&[][..], &["a"]] {
+            assert!(came(frames, Then::Reset).is_abandoned(cx));
+            assert!(!came(frames, Then::Ends).is_abandoned(cx));
+            assert!(!came(frames, Then::Waits).is_abandoned(cx));
+        }
+        assert!(!came(&["a", "b"], Then::Reset).is_abandoned(cx), "so far nobody looks");
+    }
+
+    #[test]
+    fn what_was_read_ahead_is_there_for_whom_it_is_meant() {
+        let cx = &mut Context::from_waker(Waker::noop());
+        for frames in [&[][..], &["a"], &["a", "b"], &["a", "b", "c"]] {
+            for then in [Then::Ends, Then::Waits] {
+                let mut body = came(frames, then);
+                assert!(!body.is_abandoned(cx));
+                assert!(!body.is_end_stream() || frames.is_empty());
+                assert_eq!(read(&mut body), Ok(frames.concat()));
+            }
+        }
+        let mut body = came(&["a", "b", "c"], Then::Reset);
+        assert!(!body.is_abandoned(cx));
+        assert_eq!(read(&mut body), Err("reset"), "what comes later is told, too");
+    }
+}

@@ -138,7 +138,7 @@ impl Call {
     pub(crate) async fn admit(&self) -> Result<Option<Arc<Pass>>, Error> {
         // Between the look at its route and here its ward may have begun to stop: nobody would wait for this call.
         if self.is_cut() || self.incarnation().is_stopped() {
-            return Err(self.within(|| self.cut_off()));
+            return Err(self.within(|| self.turned_away()));
         }
         let pass = match &self.live.gate {
             Some(gate) => Some(Arc::new(self.wait_at(gate).await?)),
@@ -155,9 +155,9 @@ impl Call {
         let entered = context::scope(self.context.clone(), async {
             tokio::select! {
                 biased;
-                () = self.cut.cancelled() => Err(self.cut_off()),
-                () = incarnation.stopped() => Err(stopped(incarnation)),
-                () = tokio::time::sleep_until(self.context.deadline) => Err(self.cut_off()),
+                () = self.cut.cancelled() => Err(self.turned_away()),
+                () = incarnation.stopped() => Err(self.turned_away()),
+                () = tokio::time::sleep_until(self.context.deadline) => Err(self.turned_away()),
                 entered = gate.enter() => entered.map_err(|Full(pushback)| {
                     let ward = incarnation.ward.to_string();
                     NodeError::QueueFull { ward, waiting: gate.waiting(), pushback }.into()
@@ -309,6 +309,18 @@ impl Call {
             NodeError::Cancelled.into()
         } else {
             stopped(incarnation)
+        }
+    }
+
+    /// Why it was cut off before its work began: where that is for its ward's end, another may do it, whatever it is.
+    fn turned_away(&self) -> Error {
+        let incarnation = self.incarnation();
+        let withdrawn = self.attempt.as_ref().is_some_and(|attempt| attempt.is_withdrawn());
+        let ends = incarnation.is_stopped() || incarnation.abort().is_cancelled();
+        if ends && !withdrawn && Instant::now() < self.context.deadline {
+            NodeError::WardNotRunning { ward: incarnation.ward.to_string(), state: "stopping" }.into()
+        } else {
+            self.cut_off()
         }
     }
 

@@ -448,6 +448,16 @@ impl Host {
         Ok(())
     }
 
+    /// What a ward is allowed at its stop.
+    pub(crate) fn grace(&self, slot: usize) -> Duration {
+        self.at(slot).map_or(Duration::ZERO, |hosted| hosted.ward.spec.grace)
+    }
+
+    /// The longest that any is allowed.
+    pub(crate) fn longest_grace(&self) -> Duration {
+        self.wards.iter().map(|hosted| hosted.ward.spec.grace).max().unwrap_or_default()
+    }
+
     /// The present incarnation, if it has not ended.
     pub(crate) fn running(&self, slot: usize) -> Option<u64> {
         self.at(slot).filter(|hosted| hosted.control.is_some()).map(|hosted| hosted.number)

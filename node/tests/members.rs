@@ -188,3 +188,19 @@ async fn calls_reflection_and_health_follow_services_that_come_and_go() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_ends_in_time_however_many_of_its_wards_do_not_stop() {
+    let stubborn = |number: usize| {
+        Ward::task(format!("stubborn-{number}"), |_| std::future::pending()).grace(5 * SECOND)
+    };
+    let node = (0..20).map(stubborn).fold(Node::builder("test"), wardkeep_node::NodeBuilder::ward);
+    let told = TestNode::run(node, async |node| {
+        node.runs("stubborn-19", 1).await;
+        tokio::time::Instant::now()
+    })
+    .await;
+    // The longest grace, and ten seconds for all.
+    let took = told.elapsed();
+    assert!(took >= 14 * SECOND && took < 20 * SECOND, "{took:?}");
+}

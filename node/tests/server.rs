@@ -118,6 +118,33 @@ async fn a_call_in_progress_may_finish_within_the_grace() {
 }
 
 #[tokio::test]
+async fn a_stream_in_progress_may_end_well_within_the_grace_and_one_that_goes_on_is_told_why_it_ends() {
+    within(async {
+        let insides = Insides::default();
+        let mut node = node([trouble(&insides).grace(Duration::from_secs(1))]).await;
+        node.running("trouble", 1).await;
+        let ask = |limit| v1::WatchEventsRequest { limit, ..Default::default() };
+        let mut streams = Vec::new();
+        // The second one is silent for ever.
+        for limit in [5, 3] {
+            let mut stream = node.client().await.watch_events(ask(limit)).await.unwrap().into_inner();
+            assert_eq!(stream.message().await.unwrap().unwrap().sequence, 0);
+            streams.push(stream);
+        }
+        node.tell_to_stop();
+        node.until(|now| find(now, "trouble").state() == v1::WardState::Stopping).await;
+        let [mut ends, mut goes_on] = <[_; 2]>::try_from(streams).unwrap();
+        insides.gate.open();
+        assert_eq!(ends.message().await.unwrap().unwrap().sequence, 1);
+        assert_eq!(ends.message().await.unwrap(), None);
+        let cut = goes_on.message().await.unwrap_err();
+        assert_eq!((cut.code(), well_formed(&cut).kind()), (tonic::Code::Unavailable, "WARD_STOPPED"));
+        node.ended().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_port_in_use_and_an_address_for_strangers_are_clear_errors() {
     within(async {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -49,6 +49,26 @@ async fn a_handler_that_blocks_its_thread_gets_its_ward_replaced() {
 }
 
 #[tokio::test]
+async fn a_runtime_that_stands_still_for_a_moment_is_no_stall_of_its_wards() {
+    within(async {
+        let insides = Insides::default();
+        let node = node([trouble(&insides).stall_timeout(STALL)]).await;
+        node.running("trouble", 1).await;
+        let mut client = node.client().await;
+        let call = tokio::spawn(async move { client.start_ward(make("gate")).await });
+        insides.started.reaches(1).await;
+        // All but the keeper is on this thread.
+        std::thread::sleep(4 * STALL);
+        insides.gate.open();
+        let reply = call.await.unwrap().unwrap();
+        assert_eq!(reply.metadata().get("wardkeep-incarnation").unwrap(), "1");
+        node.running("trouble", 1).await;
+        node.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_caller_that_is_slow_to_send_its_request_is_no_stall() {
     within(async {
         let insides = Insides::default();

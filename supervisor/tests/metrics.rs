@@ -87,7 +87,9 @@ async fn the_port_says_what_it_has_and_refuses_what_it_has_not() {
         let long = format!("x: {}\r\n", "y".repeat(64 * 1_024));
         assert!(get(address, "/metrics", &long).await.starts_with("HTTP/1.1 431 "));
         let open = get(address, "/metrics", "accept: application/openmetrics-text; version=1.0.0\r\n").await;
-        assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"));
+        assert!(
+            open.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n")
+        );
         assert!(open.contains("# EOF\n"));
         let silent = TcpStream::connect(address).await.unwrap();
         sup.running.stop().await;

@@ -11,6 +11,9 @@ use wardkeep_proto::v1::{self, node_message::Kind as Up, steward_message::Kind a
 use super::{GOODBYE_PATIENCE, Keeper, SERVER_PATIENCE, SWEEP};
 use crate::session::Tidings;
 
+/// What wards have together when the node ends, beside the longest grace of one: whatever they do, it ends.
+const MORE_FOR_ALL: Duration = Duration::from_secs(10);
+
 impl Keeper {
     /// Drains, says goodbye, stops all wards in reverse order, ends the server.
     pub(super) async fn leave(
@@ -24,14 +27,18 @@ impl Keeper {
         // Before the wards stop: their ends are no failures for a steward to heal.
         self.send(Up::Goodbye(v1::Goodbye { restarting }));
         self.queue.clear();
-        // One budget for all: each ward gets what those before it have left.
-        let by = grace.and_then(|grace| Instant::now().checked_add(grace));
+        // One budget for all: each ward gets what those before it have left, and at the end of the node no more than
+        // its own grace.
+        let patience = grace.unwrap_or_else(|| self.setup.host.longest_grace().saturating_add(MORE_FOR_ALL));
+        let by = Instant::now().checked_add(patience);
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for slot in self.setup.host.slots().into_iter().rev() {
             let Some(number) = self.setup.host.running(slot) else { continue };
-            let grace = by.map(|by| by.saturating_duration_since(Instant::now()));
-            if self.setup.host.stop(slot, number, grace).is_err() {
+            let left = by.map(|by| by.saturating_duration_since(Instant::now()));
+            let own = self.setup.host.grace(slot);
+            let time = if grace.is_some() { left } else { left.map(|left| left.min(own)) };
+            if self.setup.host.stop(slot, number, time).is_err() {
                 continue;
             }
             while self.setup.host.running(slot).is_some() {

@@ -233,6 +233,13 @@ impl Trouble {
             })),
             // One, then a bare status.
             4 => Box::pin(tokio_stream::iter([Ok(event(0)), Err(Status::data_loss("bare"))])),
+            // One, and another when the gate opens.
+            5 => {
+                let gate = self.insides.gate.clone();
+                let opened = tokio::task::spawn_blocking(move || gate.pass());
+                let second = futures_util::FutureExt::into_stream(opened).map(move |_| Ok(event(1)));
+                Box::pin(tokio_stream::once(Ok(event(0))).chain(second))
+            }
             _ => Box::pin(tokio_stream::iter((0..3).map(move |i| Ok(event(i))))),
         };
         Ok(Response::new(events))

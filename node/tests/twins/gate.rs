@@ -80,7 +80,7 @@ async fn who_waits_is_sent_away_when_the_ward_stops_while_who_runs_may_finish() 
         is_full(&caller).await;
         node.tell_to_stop();
         node.until(|now| find(now, "trouble").state() == v1::WardState::Stopping).await;
-        assert_eq!(failure(&waits.await.unwrap()), (Code::Unavailable, "WARD_STOPPED".to_owned()));
+        assert_eq!(failure(&waits.await.unwrap()), (Code::Unavailable, "WARD_NOT_RUNNING".to_owned()));
         insides.gate.open();
         assert_eq!(failure(&first.await.unwrap()).0, Code::Ok);
         node.ended().await;

@@ -217,7 +217,9 @@ impl SupervisorBuilder {
             None => None,
             Some(Http { address, if_free }) => match open(address, self.insecure).await {
                 Err(error) if *if_free => {
-                    tracing::warn!("{error}: there are no metrics (--http-listen says where else, or \"off\")");
+                    tracing::warn!(
+                        "{error}: there are no metrics (--http-listen says where else, or \"off\")"
+                    );
                     None
                 }
                 opened => Some(opened?),

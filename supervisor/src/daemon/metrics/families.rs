@@ -124,7 +124,12 @@ impl Page {
 
     fn steward(&mut self, measured: &Measured) {
         let tally = &measured.tally;
-        self.counts("wardkeep_verdicts_total", "Verdicts, but for healthy", ["of", "verdict"], &tally.verdicts);
+        self.counts(
+            "wardkeep_verdicts_total",
+            "Verdicts, but for healthy",
+            ["of", "verdict"],
+            &tally.verdicts,
+        );
         self.counts("wardkeep_restarts_total", "Restarts decided", ["of", "reason"], &tally.restarts);
         self.counts(
             "wardkeep_escalations_total",
@@ -163,9 +168,9 @@ impl Page {
         for node in &fleet.nodes {
             *states.entry(state_of_node(node)).or_default() += 1;
         }
-        let series = states.into_iter().map(|(state, count)| {
-            (vec![("state", state.to_owned())], Value::Gauge(number(count)))
-        });
+        let series = states
+            .into_iter()
+            .map(|(state, count)| (vec![("state", state.to_owned())], Value::Gauge(number(count))));
         self.family("wardkeep_nodes", "Nodes by state", series.collect());
         let of = |value: &dyn Fn(&v1::Node) -> f64| {
             let named = fleet.nodes.iter().filter_map(|node| Some((node, node.info.as_ref()?)));
@@ -224,10 +229,18 @@ impl Page {
         let incarnation = of(&|ward| gauge(number(ward.incarnation)));
         self.family("wardkeep_ward_incarnation", "Its incarnation", incarnation);
         let restarts = of(&|ward| count(ward.restarts));
-        self.family("wardkeep_ward_restarts_total", "Its restarts by a steward, operators' not counted", restarts);
+        self.family(
+            "wardkeep_ward_restarts_total",
+            "Its restarts by a steward, operators' not counted",
+            restarts,
+        );
         let held = of(&|ward| gauge(number(ward.work_in_progress)));
         self.family("wardkeep_ward_work_in_progress", "Units of work that have begun and not ended", held);
-        self.family("wardkeep_ward_oldest_work_seconds", "Age of the oldest of them; 0: there is none", of(&oldest));
+        self.family(
+            "wardkeep_ward_oldest_work_seconds",
+            "Age of the oldest of them; 0: there is none",
+            of(&oldest),
+        );
         let done = of(&|ward| count(ward.work_done));
         self.family("wardkeep_ward_work_done_total", "Units of work that its incarnation has ended", done);
         let fenced = of(&|ward| count(ward.fenced_replies));
@@ -244,7 +257,9 @@ impl Page {
         let groups: &[v1::Group] = if few { &fleet.groups } else { &[] };
         let of = |value: &dyn Fn(&v1::Group) -> f64| {
             let named = groups.iter().filter_map(|group| Some((group, group.spec.as_ref()?)));
-            named.map(|(group, spec)| (vec![("group", spec.name.clone())], Value::Gauge(value(group)))).collect()
+            named
+                .map(|(group, spec)| (vec![("group", spec.name.clone())], Value::Gauge(value(group))))
+                .collect()
         };
         let recent = of(&|group| f64::from(group.recent_restarts));
         self.family("wardkeep_group_recent_restarts", "Its restarts within its period", recent);
@@ -282,7 +297,11 @@ impl Page {
             "It cannot be written; supervising goes on from memory",
             flag(history.not_written_since.is_some()),
         );
-        self.counter("wardkeep_history_dropped_events_total", "Events that could not be written", history.dropped);
+        self.counter(
+            "wardkeep_history_dropped_events_total",
+            "Events that could not be written",
+            history.dropped,
+        );
         self.histogram(
             "wardkeep_history_write_seconds",
             "From a decision to its being written, or carried out from memory",

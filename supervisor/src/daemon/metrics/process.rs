@@ -33,13 +33,12 @@ pub(super) fn own() -> Option<Process> {
     };
     let read = |file: &str| fs::read_to_string(file);
     let fds = fs::read_dir("/proc/self/fd").map(|files| files.count() as u64);
-    let texts: io::Result<_> = (|| Ok((read("/proc/self/stat")?, read("/proc/self/limits")?, read("/proc/stat")?)))();
+    let texts: io::Result<_> =
+        (|| Ok((read("/proc/self/stat")?, read("/proc/self/limits")?, read("/proc/stat")?)))();
     let (stat, limits, system) = texts.ok()?;
     // One of them is the directory itself.
-    parse(&stat, &limits, &system, units).map(|process| Process {
-        open_fds: fds.unwrap_or(1).saturating_sub(1),
-        ..process
-    })
+    parse(&stat, &limits, &system, units)
+        .map(|process| Process { open_fds: fds.unwrap_or(1).saturating_sub(1), ..process })
 }
 
 fn parse(stat: &str, limits: &str, system: &str, units: Units) -> Option<Process> {

@@ -3,12 +3,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use wardkeep_proto::v1;
-use wardkeep_steward::{Asked, ExitKind, Note, NodeName, Verdict, What};
+use wardkeep_steward::{Asked, ExitKind, NodeName, Note, Verdict, What};
 
 /// Seconds; the last bucket has no end.
 const SHORT: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 /// Of the loop's lateness.
-pub(in crate::daemon) const LATENESS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+pub(in crate::daemon) const LATENESS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Of writes.
 pub(in crate::daemon) const WRITES: &[f64] = LATENESS;
 /// Failures that are not healed and are kept in mind; of more it is not known how long they took.
@@ -137,7 +138,9 @@ impl Tally {
         let node = note.node.clone().or_else(|| note.ward.as_ref().map(|ward| ward.node.clone()));
         let place = node.map(|node| (node, note.ward.as_ref().map(|ward| ward.ward.clone())));
         match &note.what {
-            What::NodeVerdict(Verdict::Healthy) | What::NodeAttended { .. } => self.healed(place, "node", now),
+            What::NodeVerdict(Verdict::Healthy) | What::NodeAttended { .. } => {
+                self.healed(place, "node", now)
+            }
             What::NodeVerdict(verdict) => {
                 self.verdicts.count(["node", word(*verdict)]);
                 self.failed(place, word(*verdict), now);
@@ -160,7 +163,8 @@ impl Tally {
             What::WardExited(ExitKind::Done) => self.failed(place, "ended", now),
             What::WardRestart { .. } => {
                 let why = place.and_then(|place| self.open.get(&place)).map_or("ended", |open| open.why);
-                self.restarts.count(["ward", if matches!(why, "stalled" | "ended") { why } else { "crashed" }]);
+                self.restarts
+                    .count(["ward", if matches!(why, "stalled" | "ended") { why } else { "crashed" }]);
             }
             What::GroupRestart { .. } => self.restarts.count(["group", "member_failed"]),
             What::NodeRestart { group: Some(_) } => {

@@ -84,11 +84,8 @@ fn write(metric: &mut MetricEncoder<'_>, value: &Value) -> fmt::Result {
     match value {
         Value::Counter(value) => metric.encode_counter::<NoMore, f64, f64>(value, None),
         Value::Gauge(value) => metric.encode_gauge(value),
-        Value::Histogram(histogram) => metric.encode_histogram::<NoMore>(
-            histogram.sum(),
-            histogram.count(),
-            &histogram.buckets(),
-            None,
-        ),
+        Value::Histogram(histogram) => {
+            metric.encode_histogram::<NoMore>(histogram.sum(), histogram.count(), &histogram.buckets(), None)
+        }
     }
 }
