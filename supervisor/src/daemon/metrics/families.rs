@@ -507,6 +507,11 @@ mod tests {
         let text = rendered(Format::OpenMetrics);
         assert!(text.contains("# TYPE wardkeep_ward_restarts counter\n"), "{text}");
         assert!(text.ends_with("# EOF\n"));
+        // Prometheus makes nothing of a histogram without it.
+        for format in [Format::Prometheus, Format::OpenMetrics] {
+            let last = "wardkeep_steward_lateness_seconds_bucket{le=\"+Inf\"} 1\n";
+            assert!(rendered(format).contains(last), "{format:?}");
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl Histogram {
 
     /// Upper bounds, and how many lie between each and the one before.
     pub(super) fn buckets(&self) -> Vec<(f64, u64)> {
-        self.bounds.iter().copied().chain([f64::MAX]).zip(self.counts.iter().copied()).collect()
+        self.bounds.iter().copied().chain([f64::INFINITY]).zip(self.counts.iter().copied()).collect()
     }
 }
 
@@ -316,7 +316,7 @@ mod tests {
     fn a_value_counts_in_the_first_bucket_that_holds_it() {
         let mut histogram = Histogram::new(&[0.1, 1.0]);
         [100 * MS, 101 * MS, 5_000 * MS].into_iter().for_each(|value| histogram.observe(value));
-        assert_eq!(histogram.buckets(), [(0.1, 1), (1.0, 1), (f64::MAX, 1)]);
+        assert_eq!(histogram.buckets(), [(0.1, 1), (1.0, 1), (f64::INFINITY, 1)]);
         assert_eq!(histogram.count(), 3);
     }
 }
