@@ -120,7 +120,11 @@ impl Gate {
         let mean = self.meter(Instant::now(), |meter| meter.mean);
         // Between 0 and 100.
         let late = (mean * 100.0 / self.limit as f64).round() as usize;
-        late.max((self.waiting() * 100 / self.limit.saturating_add(CROWD)).min(100))
+        let waiting = self.waiting();
+        if self.queue > 0 && waiting >= self.queue {
+            return 100;
+        }
+        late.max((waiting * 100 / self.limit.saturating_add(CROWD)).min(100))
     }
 
     /// About when there will be room: Little's law.
@@ -220,6 +224,10 @@ mod tests {
         let mut calls: Vec<_> = (0..20).map(|_| Box::pin(gate.enter())).collect();
         let inside: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().now_or_never()).collect();
         assert_eq!((inside.len(), gate.waiting(), gate.load()), (2, 18, 100));
+        let small = Arc::new(Gate::new(20, 1));
+        let mut calls: Vec<_> = (0..21).map(|_| Box::pin(small.enter())).collect();
+        let inside: Vec<_> = calls.iter_mut().filter_map(|call| call.as_mut().now_or_never()).collect();
+        assert_eq!((inside.len(), small.load()), (20, 100), "who comes next is refused");
     }
 
     #[tokio::test(start_paused = true)]
