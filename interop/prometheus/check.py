@@ -29,11 +29,13 @@ OBS = os.path.join(ROOT, "deploy", "obs")
 DASHBOARD = os.path.join(OBS, "grafana", "dashboards", "wardkeep.json")
 PATIENCE = 90
 
-# Ready at once, and silent from then on.
+# Ready at once, and silent after one pulse.
 SILENT = (
     "import os,socket,time;"
     "s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM);"
-    "s.sendto(b'READY=1',os.environ['NOTIFY_SOCKET'].replace('@','\\0',1));"
+    "to=os.environ['NOTIFY_SOCKET'].replace('@','\\0',1);"
+    "s.sendto(b'READY=1',to);"
+    "s.sendto(b'WATCHDOG=1',to);"
     "time.sleep(3600)"
 )
 

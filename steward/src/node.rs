@@ -107,9 +107,9 @@ impl Steward {
             return self.note(Some(name), None, What::StaleDropped, cause);
         };
         node.detector.arrived(patient, &config);
-        node.reported = patient;
+        let silent = patient.saturating_sub(mem::replace(&mut node.reported, patient));
         self.heard(name);
-        self.excuse(name, runtime_lag);
+        self.excuse(name, runtime_lag, silent.saturating_sub(config.pulse_interval.saturating_mul(2)));
         let Some(node) = self.nodes.get_mut(name) else { return };
         let (order, busy) = (mem::take(&mut node.order), mem::take(&mut node.busy));
         let unvouched = mem::take(&mut node.unvouched);
@@ -135,13 +135,14 @@ impl Steward {
     }
 
     /// While a node's runtime does not run, no ward on it can pulse: such time is not held against them. (It is
-    /// against their work: that may be what holds the runtime up.)
-    fn excuse(&mut self, name: &NodeName, lag: Duration) {
+    /// against their work: that may be what holds the runtime up.) Nor is time for which reports were missing: nothing is known of it,
+    /// and a process that was frozen may well report before its wards get a turn.
+    fn excuse(&mut self, name: &NodeName, lag: Duration, missing: Duration) {
         let patient = nanos(self.patient());
         let Some(node) = self.nodes.get_mut(name) else { return };
         let before = mem::replace(&mut node.lag, lag);
         // Less than before: it has run in between.
-        let more = nanos(if lag < before { lag } else { lag.saturating_sub(before) });
+        let more = nanos(if lag < before { lag } else { lag.saturating_sub(before) }.max(missing));
         if more == 0 {
             return;
         }

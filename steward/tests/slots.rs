@@ -150,3 +150,13 @@ fn time_in_which_a_nodes_runtime_did_not_run_is_not_held_against_its_wards() {
     let after: Vec<_> = stalled.into_iter().chain((8..=12).map(|n| (500 * n, 0, false))).collect();
     assert!(stalls(&after));
 }
+
+#[test]
+fn time_for_which_reports_were_missing_is_not_held_against_wards_either() {
+    // Frozen after 0.5 s for six: it reports before its ward gets a turn.
+    let frozen = [(500, 0, true), (6_500, 0, false)];
+    assert!(!stalls(&[&frozen[..], &[(7_000, 0, true), (7_500, 0, true)]].concat()));
+    // What is heard again counts again.
+    let silent: Vec<_> = (14..=20).map(|n| (500 * n, 0, false)).collect();
+    assert!(stalls(&[&frozen[..], &silent].concat()));
+}
