@@ -61,7 +61,7 @@ debian() {
 rust() {
   local sysroot home=${CARGO_HOME:-$HOME/.cargo}
   sysroot=$(rustc --print sysroot)
-  tar -C "$sysroot" -c --exclude=lib/rustlib/src --exclude='lib/rustlib/*/bin/gcc-ld' \
+  tar -C "$sysroot" -c --exclude=lib/rustlib/src \
     bin/cargo bin/rustc lib | tar -C "$root/usr/local" -x --no-same-owner
   mkdir -p "$root/usr/local/cargo"
   if [[ -f $home/config.toml ]]; then
