@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path as FilePath,
     process::{Child, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{process::Command, time::timeout};
@@ -180,6 +180,15 @@ impl Containers {
     /// There is none such.
     pub async fn field(&self, who: &str, field: &str) -> Outcome<String> {
         docker(&["inspect", "--format", &format!("{{{{{field}}}}}"), &self.name(who)]).await
+    }
+
+    /// When the container last ended, by the engine's clock, which is this machine's.
+    ///
+    /// # Errors
+    /// The engine does not say.
+    pub async fn ended_at(&self, who: &str) -> Outcome<SystemTime> {
+        let text = self.field(who, ".State.FinishedAt").await?;
+        humantime::parse_rfc3339(&text).trying(format!("the end of {who}, {text}"))
     }
 
     /// Pulls a node's network cable.

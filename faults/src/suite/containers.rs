@@ -1,9 +1,9 @@
 //! What a container engine does to containers, by an operator's hand or by itself. The supervisor has the launcher
 //! `docker`; the engine starts nothing anew by itself.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use wardkeep_client::Policy;
 use wardkeep_proto::v1::{EventKind, Verdict};
 
@@ -113,6 +113,7 @@ pub(super) const FAULTS: &[Fault] = &[
 ];
 
 async fn kill(scene: &mut Scene, victims: &[Path]) -> Outcome<Finding> {
+    let began = SystemTime::now();
     scene.begin();
     for path in victims {
         scene.cluster.containers()?.tell("kill", path.name()).await?;
@@ -120,6 +121,9 @@ async fn kill(scene: &mut Scene, victims: &[Path]) -> Outcome<Finding> {
     let mut detected = Some(Duration::ZERO);
     for path in victims {
         let took = scene.is_judged(*path, Verdict::Unreachable).await;
+        // The engine takes its time to do it, and the command to have it done: what counts is when it was dead.
+        let ended = scene.cluster.containers()?.ended_at(path.name()).await?;
+        let took = took.map(|took| took.saturating_sub(ended.duration_since(began).unwrap_or_default()));
         detected = detected.zip(took).map(|(a, b)| a.max(b));
     }
     let healed = scene.heals(|now| victims.iter().all(|path| scene.is_anew(now, *path))).await;
@@ -127,8 +131,8 @@ async fn kill(scene: &mut Scene, victims: &[Path]) -> Outcome<Finding> {
 }
 
 async fn pause(scene: &mut Scene) -> Outcome<Finding> {
-    scene.begin();
     scene.cluster.containers()?.tell("pause", VICTIM.name()).await?;
+    scene.begin();
     let detected = scene.is_judged(VICTIM, Verdict::Unreachable).await;
     quiet(PAUSED).await;
     scene.cluster.containers()?.tell("unpause", VICTIM.name()).await?;
@@ -137,29 +141,31 @@ async fn pause(scene: &mut Scene) -> Outcome<Finding> {
 }
 
 async fn pause_for_good(scene: &mut Scene) -> Outcome<Finding> {
-    scene.begin();
     scene.cluster.containers()?.tell("pause", VICTIM.name()).await?;
+    scene.begin();
     let detected = scene.is_judged(VICTIM, Verdict::Unreachable).await;
     let healed = scene.heals(|now| scene.is_anew(now, VICTIM)).await;
     Ok(Finding { detected, healed, nodes: vec![VICTIM], ..Finding::default() })
 }
 
 async fn kill_and_pause(scene: &mut Scene) -> Outcome<Finding> {
-    scene.begin();
+    let killing = Instant::now();
     let containers = scene.cluster.containers()?;
     containers.tell("kill", VICTIM.name()).await?;
     containers.tell("pause", SECOND.name()).await?;
-    let killed = scene.is_judged(VICTIM, Verdict::Unreachable).await;
-    let paused = scene.is_judged(SECOND, Verdict::Unreachable).await;
-    let detected = killed.zip(paused).map(|(a, b)| a.max(b));
+    let begun = scene.begin();
+    let killed = scene.observer.judges_node(VICTIM.name(), Verdict::Unreachable, killing).await;
+    let paused = scene.observer.judges_node(SECOND.name(), Verdict::Unreachable, begun).await;
     let both = [VICTIM, SECOND];
     let healed = scene.heals(|now| both.iter().all(|path| scene.is_anew(now, *path))).await;
-    Ok(Finding { detected, healed, nodes: both.to_vec(), ..Finding::default() })
+    let mut found = Finding { detected: paused, healed, nodes: both.to_vec(), ..Finding::default() };
+    found.holds(killed.is_some(), || "nobody has noticed that a node was killed".to_owned());
+    Ok(found)
 }
 
 async fn disconnect(scene: &mut Scene) -> Outcome<Finding> {
-    scene.begin();
     scene.cluster.containers()?.disconnect(VICTIM).await?;
+    scene.begin();
     let detected = scene.is_judged(VICTIM, Verdict::Unreachable).await;
     sleep_until(scene.begun + UNPLUGGED).await;
     scene.cluster.containers()?.connect(VICTIM).await?;
