@@ -69,6 +69,16 @@ container() {
   compose ps -q "$1" | head -n 1
 }
 
+# The name of a service's node: it is called after its container.
+node() {
+  echo "$1-$(container "$1" | cut -c 1-12)"
+}
+
+# Whether the story of a service's node has that its container was started anew.
+tells() {
+  wardkeep explain "$(node "$1")" | grep -q "its launcher's container"
+}
+
 docker info >/dev/null 2>&1 || { echo "skipped: Docker does not answer"; exit 0; }
 docker image inspect wardkeep wardkeep-code-search >/dev/null 2>&1 || interop/docker/images.sh
 
@@ -89,7 +99,7 @@ for _ in 1 2 3 4 5; do
   call >/dev/null || fail "a call, with one node killed and one paused"
 done
 echo "calls, with one node killed and one paused: ok"
-until_so "both started anew" well 3
-for node in scan trigram; do
-  wardkeep explain "$node" | tee /dev/stderr | grep -q "its launcher's container" || fail "explain does not tell of $node"
+for service in scan trigram; do
+  until_so "$service started anew, and explained" tells "$service"
 done
+until_so "three nodes again" well 3

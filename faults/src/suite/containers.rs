@@ -25,6 +25,8 @@ const SECOND: Path = Path::Table;
 const PAUSED: Duration = Duration::from_secs(2);
 /// How long a container is off the network.
 const UNPLUGGED: Duration = Duration::from_secs(6);
+/// Where most nodes fall silent together the steward doubts itself first.
+const NOTICE_MOST_SILENT: Duration = Duration::from_secs(5);
 /// How long there is no supervisor.
 const AWAY: Duration = Duration::from_secs(4);
 
@@ -56,9 +58,9 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "docker-kill-one-pause-another",
-        promised: "docker kill of a node and pause of another: answers keep coming from the third, both started anew, \
-                   no call fails",
-        notice: Some(NOTICE_SILENCE),
+        promised: "docker kill of a node and pause of another: answers keep coming from the third, both noticed within 5 s and \
+                   started anew, no call fails",
+        notice: Some(NOTICE_MOST_SILENT),
         pace: || Pace { policy: Policy::All(3), ..Pace::default() },
         inject: |scene| Box::pin(kill_and_pause(scene)),
         ..CONTAINERS
@@ -67,7 +69,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "docker-kill-all-nodes",
         promised: "docker kill of all nodes at once: noticed, all containers started anew; calls may fail meanwhile",
         may_fail: true,
-        notice: Some(NOTICE_SILENCE),
+        notice: Some(NOTICE_A_DEATH),
         inject: |scene| Box::pin(kill(scene, &Path::ALL)),
         ..CONTAINERS
     },
@@ -120,7 +122,7 @@ async fn kill(scene: &mut Scene, victims: &[Path]) -> Outcome<Finding> {
     }
     let mut detected = Some(Duration::ZERO);
     for path in victims {
-        let took = scene.is_judged(*path, Verdict::Unreachable).await;
+        let took = loses(scene, *path).await;
         // The engine takes its time to do it, and the command to have it done: what counts is when it was dead.
         let ended = scene.cluster.containers()?.ended_at(path.name()).await?;
         let took = took.map(|took| took.saturating_sub(ended.duration_since(began).unwrap_or_default()));
@@ -128,6 +130,12 @@ async fn kill(scene: &mut Scene, victims: &[Path]) -> Outcome<Finding> {
     }
     let healed = scene.heals(|now| victims.iter().all(|path| scene.is_anew(now, *path))).await;
     Ok(Finding { detected, healed, nodes: victims.to_vec(), ..Finding::default() })
+}
+
+/// The supervisor notices that a node's connection has ended. The verdict takes longer: it may be the network.
+async fn loses(scene: &Scene, path: Path) -> Option<Duration> {
+    let lost = |e: &wardkeep_proto::v1::Event| e.node == path.name() && e.text.contains("session broke off");
+    scene.observer.hears(scene.begun, Duration::from_secs(30), lost).await
 }
 
 async fn pause(scene: &mut Scene) -> Outcome<Finding> {
@@ -203,7 +211,7 @@ async fn eat_memory(scene: &mut Scene) -> Outcome<Finding> {
     scene.begin();
     let trouble = Trouble { kind: Kind::EatMemory.into(), ..Trouble::default() };
     scene.cluster.trouble(VICTIM, trouble).await?;
-    let detected = scene.is_judged(VICTIM, Verdict::Unreachable).await;
+    let detected = loses(scene, VICTIM).await;
     let healed = scene.heals(|now| scene.is_anew(now, VICTIM)).await;
     let mut found = Finding { detected, healed, nodes: vec![VICTIM], ..Finding::default() };
     let told = scene.observer.all().into_iter().map(|seen| seen.event);
