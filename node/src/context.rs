@@ -371,6 +371,7 @@ impl WardContext {
     }
 
     /// "I am alive": for wards with a pulse timeout. Costs a load and a store.
+    #[inline]
     pub fn pulse(&self) {
         self.incarnation.heart.pulse();
     }

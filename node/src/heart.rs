@@ -51,6 +51,7 @@ impl Heart {
 
     /// Not one atomic step, which would cost several times as much: of two threads that pulse for one
     /// ward at the same instant, one may be counted.
+    #[inline]
     pub(crate) fn pulse(&self) {
         self.pulses.store(self.pulses.load(Relaxed).wrapping_add(1), Relaxed);
     }

@@ -392,6 +392,19 @@ impl Host {
         Ok(())
     }
 
+    /// Need not stay down, when this incarnation, which lives, has ended.
+    ///
+    /// # Errors
+    /// [`NodeError::OtherIncarnation`] if it has gone on.
+    pub(crate) fn release(&mut self, slot: usize, incarnation: u64) -> Result<(), Error> {
+        let hosted = self.get(slot)?;
+        if hosted.number != incarnation || hosted.control.is_none() {
+            return Err(hosted.other_incarnation(incarnation));
+        }
+        (hosted.held, hosted.quarantined) = (false, false);
+        Ok(())
+    }
+
     /// Sends this incarnation down the stop ladder. Nothing happens to a ward that does not run.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::Utc;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
@@ -27,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use wardkeep_proto::{
-    Error,
+    Error, timestamp,
     v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
 };
 use wardkeep_steward::{Action, Event, Note, WardId, What};
@@ -317,6 +318,7 @@ impl Keeper {
                 self.welcomed = false;
                 self.waiting.clear();
                 let hello = self.hello();
+                self.setup.mandate.told();
                 self.send(Up::Hello(hello));
                 Next::Go
             }
@@ -512,6 +514,9 @@ impl Keeper {
             Action::Hold { ward, incarnation, quarantined } => {
                 host.slot(&ward.ward).map_or(Ok(()), |slot| host.hold(slot, incarnation, quarantined))
             }
+            Action::Release { ward, incarnation } => {
+                host.slot(&ward.ward).map_or(Ok(()), |slot| host.release(slot, incarnation))
+            }
             // A process cannot start itself anew when it has ended.
             // Nobody told the node's own steward that its process can be launched or restarted.
             Action::Launch { .. } | Action::RestartNode { .. } => Ok(()),
@@ -530,7 +535,8 @@ impl Keeper {
         if matches!(note.what, What::NodeAttended { .. } | What::WardStarting) {
             return;
         }
-        let event = story::event(note);
+        let mut event = story::event(note);
+        event.decision = story::decision(note, |group| self.setup.mandate.period(group));
         let error = event.error.as_ref().map(|e| e.id.as_str());
         tracing::info!(target: "steward", error, "{}: {}", event.ward, event.text);
         self.setup.mandate.remember(event);
@@ -564,16 +570,21 @@ impl Keeper {
     }
 
     fn hello(&self) -> v1::Hello {
+        let highest_epoch = self.setup.mandate.epoch();
+        #[cfg(any(test, feature = "testing"))]
+        let highest_epoch =
+            if self.setup.hooks.has(crate::testing::Flaw::ForgetsEpochs) { 0 } else { highest_epoch };
         v1::Hello {
             protocol: 1,
             node: Some(self.setup.info.clone()),
             wards: self.setup.host.view(),
             slots: self.setup.host.view_slots(),
             groups: self.setup.groups.iter().map(wire::group_spec_message).collect(),
-            highest_epoch: self.setup.mandate.epoch(),
+            highest_epoch,
             draining: self.setup.draining.load(Relaxed),
             history: self.setup.mandate.history().to_vec(),
             restartable: self.setup.restartable,
+            at: Some(timestamp(Utc::now())),
         }
     }
 

@@ -23,6 +23,8 @@ pub(crate) struct Mandate {
     epoch: u64,
     grace: Duration,
     history: Vec<wardkeep_proto::v1::Event>,
+    /// The number of its latest event, and of the latest that a supervisor was told of.
+    numbered: (u64, u64),
     /// What the supervisor leaves to the own steward.
     legacy: (Vec<GroupSpec>, Memory),
 }
@@ -47,6 +49,7 @@ impl Mandate {
             epoch: 0,
             grace: Duration::from_secs(2),
             history: Vec::new(),
+            numbered: (0, 0),
             legacy: Default::default(),
         }
     }
@@ -93,7 +96,8 @@ impl Mandate {
         }
         self.epoch = epoch;
         self.grace = grace;
-        self.history.clear();
+        let told = self.numbered.1;
+        self.history.retain(|event| event.sequence > told);
         // It will tell.
         self.legacy = Default::default();
         self.holder = Holder::Theirs { lost_at: None };
@@ -147,10 +151,25 @@ impl Mandate {
     /// What the own steward did, for the supervisor to know. The oldest is dropped when full.
     pub(crate) fn remember(&mut self, mut event: wardkeep_proto::v1::Event) {
         cut(&mut event.text, LONGEST_TEXT);
+        self.numbered.0 += 1;
+        event.sequence = self.numbered.0;
         if self.history.len() == HISTORY {
             self.history.remove(0);
         }
         self.history.push(event);
+    }
+
+    /// A supervisor is being told all of the history: if it welcomes the node, it need not be told again.
+    pub(crate) fn told(&mut self) {
+        self.numbered.1 = self.numbered.0;
+    }
+
+    /// In which restarts of a group are counted, if the own steward decides.
+    pub(crate) fn period(&self, group: &str) -> Option<Duration> {
+        match &self.holder {
+            Holder::Own(steward) => Some(steward.group(group, Duration::ZERO)?.spec.period),
+            Holder::Theirs { .. } | Holder::Nobody => None,
+        }
     }
 
     pub(crate) fn history(&self) -> &[wardkeep_proto::v1::Event] {
@@ -191,6 +210,21 @@ mod tests {
         assert!(!mandate.hand_over(6, SECOND));
         assert!(mandate.hand_over(7, SECOND));
         assert_eq!(mandate.epoch(), 7);
+    }
+
+    #[test]
+    fn a_supervisor_that_welcomes_the_node_is_told_once_and_of_what_came_later_the_next_one() {
+        let mut mandate = mandate();
+        let texts = |mandate: &Mandate| {
+            mandate.history().iter().map(|event| (event.sequence, event.text.clone())).collect::<Vec<_>>()
+        };
+        let event = |text: &str| wardkeep_proto::v1::Event { text: text.into(), ..Default::default() };
+        mandate.remember(event("a"));
+        mandate.told();
+        mandate.remember(event("b"));
+        assert_eq!(texts(&mandate), [(1, "a".into()), (2, "b".into())]);
+        assert!(mandate.hand_over(7, SECOND));
+        assert_eq!(texts(&mandate), [(2, "b".into())]);
     }
 
     #[test]

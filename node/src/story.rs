@@ -27,6 +27,27 @@ pub fn event(note: &Note) -> v1::Event {
     }
 }
 
+/// What a restart counts for: so that another steward, which is told of it later, counts it, too. `period` of
+/// groups by name.
+pub fn decision(note: &Note, period: impl Fn(&str) -> Option<Duration>) -> Option<v1::Decision> {
+    let (What::WardRestart { recent, intensity, delay }
+    | What::GroupRestart { recent, intensity, delay, .. }) = &note.what
+    else {
+        return None;
+    };
+    let reach = note.reach.as_deref()?;
+    let group = reach.counts_for.as_deref()?;
+    Some(v1::Decision {
+        recent: *recent,
+        intensity: *intensity,
+        period: period(group).map(wardkeep_proto::duration),
+        delay: Some(wardkeep_proto::duration(*delay)),
+        group: group.to_owned(),
+        groups: reach.groups.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    })
+}
+
 /// The group that is decided about as a whole.
 fn group(what: &What) -> Option<&str> {
     match what {

@@ -231,6 +231,10 @@ impl Steward {
         if !ends {
             self.enforce(id);
         }
+        if report.held {
+            // An operator started it, and its node never heard of that.
+            self.release_hold(id);
+        }
     }
 
     fn adopt_down(&mut self, id: &WardId, report: &WardReport, known: bool, missed: &mut Missed) {

@@ -287,6 +287,9 @@ impl Steward {
             Event::LaunchNode { node, cause } => self.asked_launch(&node, cause),
             Event::NodeLaunched { node } => self.launched(&node),
             Event::LaunchFailed { node, cause } => self.launch_failed(&node, cause),
+            Event::RestartTold { ward, group, counts_for, anew, at } => {
+                self.restart_told(&ward, group.as_ref(), &counts_for, &anew, at);
+            }
             Event::NodeRestartable { node } => self.restartable(&node),
             Event::ThreadsLeaked { node, threads } => self.threads_leaked(&node, threads),
             Event::NodeProcessExited { node, cause } => self.process_exited(&node, &cause),

@@ -15,8 +15,8 @@ use crate::{
     table::Table,
     tree::Member,
     types::{
-        AutoShutdown, Cause, GroupSpec, GroupView, NodeName, Phase, Reach, Restart, Strategy, Time, Verdict,
-        WardId, What,
+        AutoShutdown, Backoff, Cause, GroupSpec, GroupView, NodeName, Phase, Reach, Restart, Strategy, Time,
+        Verdict, WardId, What,
     },
     ward::{Intent, Pending, Then, Ward},
 };
@@ -85,6 +85,11 @@ impl Group {
     /// It is stopping its wards because it gave up or shuts down.
     pub(crate) fn is_ending(&self) -> bool {
         self.plan.as_ref().is_some_and(|plan| plan.end.is_some())
+    }
+
+    /// Another steward restarted it.
+    pub(crate) fn recall_restart(&mut self, backoff: &Backoff, at: Time) {
+        self.streak.recall(backoff, at);
     }
 
     /// It begins anew: what was is forgotten.

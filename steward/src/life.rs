@@ -311,11 +311,26 @@ impl Steward {
     fn lift(&mut self, id: &WardId) {
         self.forestall(id);
         let lost = |ward: &Ward| ward.intent == Intent::Quarantined || ward.phase == Phase::Quarantined;
-        if self.wards.get(id).is_some_and(lost) {
+        let lost = self.wards.get(id).is_some_and(lost);
+        if lost {
             self.forgive_group(id);
         }
         if let Some(ward) = self.ward_mut(id) {
             ward.intent = Intent::Up;
+        }
+        if lost {
+            self.release_hold(id);
+        }
+    }
+
+    /// Its node may have been told to keep it down once it has ended; but it is not going to end.
+    pub(crate) fn release_hold(&mut self, id: &WardId) {
+        if !self.nodes.get(&id.node).is_some_and(|node| node.attached) {
+            return;
+        }
+        let lives_on = |ward: &&Ward| ward.live && ward.intent == Intent::Up && ward.order.is_none();
+        if let Some(ward) = self.wards.get(id).filter(lives_on) {
+            self.out.push(Action::Release { ward: id.clone(), incarnation: ward.incarnation });
         }
     }
 

@@ -126,6 +126,39 @@ impl Steward {
         self
     }
 
+    /// Another steward restarted a ward, or a group it is in, in the meantime.
+    pub(crate) fn restart_told(
+        &mut self,
+        id: &WardId,
+        whole: Option<&Arc<str>>,
+        counts_for: &Arc<str>,
+        anew: &[Arc<str>],
+        at: Time,
+    ) {
+        let at = at.min(self.now);
+        if !self.groups_of(id).any(|group| group.spec.name == *counts_for) {
+            return;
+        }
+        let within = self.subtree(counts_for);
+        for name in anew.iter().filter(|name| *name != counts_for && within.contains(name)) {
+            if let Some(group) = self.groups.get_mut(name) {
+                group.restarts.clear();
+            }
+        }
+        let Some(group) = self.groups.get_mut(counts_for) else { return };
+        group.restarts.add(at, u32::MAX, group.spec.period);
+        let backoff = group.spec.backoff;
+        if let Some(group) = whole.filter(|name| within.contains(name)).and_then(|n| self.groups.get_mut(n)) {
+            group.recall_restart(&backoff, at);
+        }
+        if let Some(ward) = self.ward_mut(id) {
+            ward.restarts += 1;
+            if whole.is_none() {
+                ward.streak.recall(&backoff, at);
+            }
+        }
+    }
+
     /// A group is heard of for the first time.
     pub(crate) fn recall_group(&mut self, name: &Arc<str>) {
         let Some(group) = self.groups.get_mut(name) else { return };

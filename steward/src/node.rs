@@ -39,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) suspected: bool,
     /// Place among the nodes, by first session.
     pub(crate) rank: u64,
+    /// For how long its runtime has not run, as last reported.
+    pub(crate) lag: Duration,
     /// Places of its wards, by slot: in start order, with [`NOWHERE`](crate::table::NOWHERE) for those
     /// that left.
     pub(crate) order: Vec<u32>,
@@ -66,6 +68,7 @@ impl Node {
     pub(crate) fn begin(&mut self, boot: u128, now: Time, patient: Time) {
         (self.boot, self.attached, self.left, self.exited) = (boot, true, None, false);
         (self.heard, self.heard_patient, self.reported) = (Some(now), patient, patient);
+        self.lag = Duration::ZERO;
         self.detector.restarted();
         self.lagging = false;
         if let Some(launch) = &mut self.launch {
@@ -112,6 +115,7 @@ impl Steward {
         node.reported = patient;
         node.lagging = runtime_lag > config.runtime_stall / 2;
         self.heard(name);
+        self.excuse(name, runtime_lag);
         let Some(node) = self.nodes.get_mut(name) else { return };
         let (order, busy) = (mem::take(&mut node.order), mem::take(&mut node.busy));
         let unvouched = mem::take(&mut node.unvouched);
@@ -134,6 +138,23 @@ impl Steward {
             (Verdict::Healthy, "its runtime runs".into())
         };
         self.judge_node(name, verdict, Cause { reason, ..Cause::default() });
+    }
+
+    /// While a node's runtime does not run, no ward on it can pulse: such time is not held against them. (It is
+    /// against their work: that may be what holds the runtime up.)
+    fn excuse(&mut self, name: &NodeName, lag: Duration) {
+        let patient = nanos(self.patient());
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let before = mem::replace(&mut node.lag, lag);
+        // Less than before: it has run in between.
+        let more = nanos(if lag < before { lag } else { lag.saturating_sub(before) });
+        if more == 0 {
+            return;
+        }
+        for place in &node.order {
+            let pulsed = nanos(self.wards.pulsed(*place));
+            self.wards.set_pulsed(*place, pulsed.saturating_add(more).min(patient));
+        }
     }
 
     /// What a report says of work; what is not listed has none in progress. Takes those that were busy

@@ -150,6 +150,11 @@ impl Steward {
         self.wards.get(id).into_iter().flat_map(|ward| self.chain(ward.group()))
     }
 
+    /// The nodes that the wards of a group, and of those within it, are on.
+    pub fn nodes_of_group(&self, name: &str) -> BTreeSet<NodeName> {
+        self.wards_in(name).into_iter().map(|id| id.node).collect()
+    }
+
     /// A group and all within it.
     pub(crate) fn subtree(&self, name: &Arc<str>) -> Vec<Arc<str>> {
         let mut all = vec![name.clone()];

@@ -460,6 +460,20 @@ pub enum Event {
         /// Why.
         cause: Cause,
     },
+    /// Another steward, which had authority over an attached node's wards for a while, restarted one of them, or a
+    /// group it is in. It counts as if this steward had.
+    RestartTold {
+        /// The ward, or the one that led to the restart of its group.
+        ward: WardId,
+        /// The group that was restarted as a whole, if it was not the ward alone.
+        group: Option<Arc<str>>,
+        /// The group whose restarts it is one of. One that the ward is not in counts nothing.
+        counts_for: Arc<str>,
+        /// Groups within it that began anew: what was counted of them is forgotten.
+        anew: Vec<Arc<str>>,
+        /// When it was decided, on this steward's clock.
+        at: Time,
+    },
     /// This boot of an attached node can be told to start its process anew.
     NodeRestartable {
         /// Its name.
@@ -570,6 +584,14 @@ pub enum Action {
         incarnation: u64,
         /// It is quarantined: to be reported as [`Phase::Quarantined`].
         quarantined: bool,
+    },
+    /// Have the node forget a [`Action::Hold`] of this incarnation, which lives on: it was told to stay down once
+    /// it would have ended, and an operator started it before.
+    Release {
+        /// The ward.
+        ward: WardId,
+        /// This one and no other.
+        incarnation: u64,
     },
     /// Start the node's process anew through its launcher (ending the old one if it still exists).
     Launch {

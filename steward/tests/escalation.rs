@@ -193,3 +193,36 @@ fn a_steward_knows_which_node_was_restarted_before_its_time() {
     assert_eq!(restarts_of(&world, "n"), 0);
     assert_eq!(world.phase(&id("a")), Phase::Quarantined);
 }
+
+#[test]
+fn a_ward_that_an_operator_starts_before_its_group_has_stopped_it_lives_on_whoever_is_steward() {
+    let of_group = |name| WardSpec { group: Some("g".into()), ..WardSpec::new(name) };
+    let group = GroupSpec { intensity: 0, escalate: Escalate::Quarantine, ..GroupSpec::new("g") };
+    let steward = || Steward::new(Config::default()).with_groups([group.clone()]);
+    let world = World::new(steward());
+    let mut world = world.with_node("n", vec![of_group("a"), of_group("b"), of_group("c")]);
+    world.run(ms(1_000));
+    // The last one to start is told to stop, and takes its time: a is still to come.
+    world.ward(&id("c")).expect("it").stubborn = true;
+    world.crash(&id("b"));
+    world.run(ms(100));
+    assert_eq!(phases(&world), [Phase::Running, Phase::Quarantined, Phase::Stopping]);
+    world.step(Event::StartWard { ward: id("a"), cause: because("it is well") });
+    world.ward(&id("c")).expect("it").stubborn = false;
+    world.exit(&id("c"), ExitKind::Stopped);
+    world.run(ms(1_000));
+    let lives_on = |world: &World| {
+        assert_eq!(
+            phases(world),
+            [Phase::Running, Phase::Quarantined, Phase::Quarantined],
+            "{}",
+            world.told()
+        );
+        assert_eq!(world.nodes["n"].wards[0].incarnation, 1);
+    };
+    lives_on(&world);
+    world.steward = steward();
+    world.connect("n");
+    world.run(ms(1_000));
+    lives_on(&world);
+}

@@ -221,3 +221,40 @@ fn groups_that_gave_up_are_known_and_so_are_the_pauses_between_their_restarts() 
     });
     assert!(delay.unwrap() >= Duration::from_millis(200), "the third in a row: {delay:?}");
 }
+
+fn told(at: Duration) -> Event {
+    Event::RestartTold { ward: ward(), group: None, counts_for: "g".into(), anew: vec![], at }
+}
+
+#[test]
+fn restarts_that_another_steward_made_meanwhile_count_as_ones_own() {
+    let mut steward = Steward::new(Config::default());
+    steward.step(NOW, attached(Phase::Running, 3));
+    for ago in [9 * SECOND, SECOND] {
+        steward.step(NOW, told(NOW - ago));
+    }
+    let view = steward.ward(&ward()).unwrap();
+    assert_eq!((view.restarts, steward.group("g", NOW).unwrap().recent), (2, 2));
+    let actions = crash(&mut steward, NOW + SECOND, 3);
+    let gave_up = |a: &Action| matches!(a, Action::Note(note) if matches!(note.what, What::GroupGaveUp { recent: 3, .. }));
+    assert!(actions.iter().any(gave_up), "{actions:?}");
+}
+
+#[test]
+fn what_a_node_tells_of_groups_that_its_wards_are_not_in_counts_for_nobody() {
+    let mut steward = Steward::new(Config::default());
+    steward.step(NOW, attached(Phase::Running, 3));
+    let other = GroupSpec { parent: Some("q".into()), ..GroupSpec::new("other") };
+    steward.step(NOW, Event::GroupDescribed { group: other, by: None });
+    let counts = |steward: &Steward| steward.groups(NOW).map(|group| group.recent).sum::<u32>();
+    for counts_for in ["other", "q", "nobody's"] {
+        let anew = vec!["g".into()];
+        let of =
+            Event::RestartTold { ward: ward(), group: None, counts_for: counts_for.into(), anew, at: NOW };
+        steward.step(NOW, of);
+    }
+    assert_eq!((counts(&steward), steward.ward(&ward()).unwrap().restarts), (0, 0));
+    // Nor does one that is to come.
+    steward.step(NOW, told(NOW + 100 * SECOND));
+    assert_eq!(steward.group("g", NOW + 31 * SECOND).unwrap().recent, 0);
+}

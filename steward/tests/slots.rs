@@ -98,3 +98,55 @@ fn nobody_keeps_the_slot_of_a_ward_that_left_before_the_session() {
     let stalled = pulse(&mut steward, 10 * SECOND, 20 * SECOND, &[0, 1, 2, 3]);
     assert_eq!(stalled.iter().map(|(_, ward)| ward.as_str()).collect::<Vec<_>>(), ["e"]);
 }
+
+/// Reports at these times, each with the lag of the runtime and whether the ward pulsed. True: it stalled.
+fn stalls(reports: &[(u64, u64, bool)]) -> bool {
+    let mut steward = Steward::new(Config::default());
+    let spec = WardSpec { pulse_timeout: Some(2 * SECOND), ..WardSpec::new("w") };
+    let ward = WardReport { spec, phase: Phase::Running, incarnation: 1, held: false, failed: false };
+    let mut now = SECOND;
+    steward.step(now, Event::NodeAttached { node: "n".into(), boot: 7, wards: vec![ward], groups: vec![] });
+    let stalled = |actions: Vec<Action>| {
+        actions.iter().any(
+            |action| matches!(action, Action::Note(note) if note.what == What::WardVerdict(Verdict::Stalled)),
+        )
+    };
+    let mut any = false;
+    for (at, lag, pulsed) in reports {
+        let at = SECOND + Duration::from_millis(*at);
+        while let Some(wake) = steward.next_wake().filter(|wake| *wake < at) {
+            now = wake.max(now);
+            any |= stalled(steward.step(now, Event::Tick));
+        }
+        let beats = Beats { pulsed: pulsed.then_some(0).into_iter().collect(), worked: vec![] };
+        let runtime_lag = Duration::from_millis(*lag);
+        any |= stalled(steward.step(at, Event::Report { node: "n".into(), runtime_lag, beats }));
+        now = at;
+    }
+    any
+}
+
+#[test]
+fn time_in_which_a_nodes_runtime_did_not_run_is_not_held_against_its_wards() {
+    // It stood still from 0.1 s on, not for long enough to be called stalled, and again.
+    let late = [
+        (500, 400, false),
+        (1_000, 900, false),
+        (1_500, 1_400, false),
+        (2_000, 1_900, false),
+        (2_500, 0, false),
+        (3_000, 400, false),
+        (3_500, 900, false),
+        (4_000, 0, false),
+        (4_500, 0, true),
+    ];
+    assert!(!stalls(&late));
+    // It was called stalled, and ran again a moment before the ward did.
+    let stalled = [(1_000, 900, false), (2_000, 1_900, false), (3_000, 2_900, false), (3_500, 0, false)];
+    assert!(!stalls(&stalled));
+    // While the runtime runs, time counts.
+    let silent: Vec<_> = (1..=5).map(|n| (500 * n, 0, false)).collect();
+    assert!(stalls(&silent));
+    let after: Vec<_> = stalled.into_iter().chain((8..=12).map(|n| (500 * n, 0, false))).collect();
+    assert!(stalls(&after));
+}

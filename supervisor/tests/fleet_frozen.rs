@@ -5,6 +5,7 @@
 mod fleet_support;
 
 use std::{
+    path::PathBuf,
     process::Stdio,
     sync::{
         Arc,
@@ -25,9 +26,15 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+use tonic::{Request, Response, Status};
 use wardkeep::daemon::Supervisor;
 use wardkeep_node::{Node, Ward};
-use wardkeep_proto::v1::{self, Event, EventKind, Verdict, operator_client::OperatorClient};
+use wardkeep_proto::v1::{
+    self, Event, EventKind, Verdict,
+    directory_client::DirectoryClient,
+    directory_server::{Directory, DirectoryServer},
+    operator_client::OperatorClient,
+};
 
 /// From a freeze to the verdict, with the pulses of every 500 ms that are the default.
 const SEEN_WITHIN: Duration = Duration::from_secs(3);
@@ -113,6 +120,81 @@ async fn a_frozen_node_is_unreachable_within_three_seconds_and_its_wards_live_on
         let restart =
             |event: &&Event| matches!(event.kind(), EventKind::WardVerdict | EventKind::WardRestart);
         assert_eq!(events.seen.iter().find(restart), None);
+    })
+    .await;
+}
+
+/// The supervisor that a process started by the test below is to attend, and what it waits for.
+const ATTEND: &str = "WARDKEEP_FROZEN_NODE_ATTENDS";
+const GATE: &str = "WARDKEEP_FROZEN_NODE_WAITS_FOR";
+
+/// Its first incarnation holds its thread, and its replies, until there is such a file.
+struct Held(Option<PathBuf>);
+
+#[tonic::async_trait]
+impl Directory for Held {
+    type WatchStream = tokio_stream::Pending<Result<v1::DirectoryView, Status>>;
+
+    async fn watch(
+        &self,
+        _: Request<v1::WatchDirectoryRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        while self.0.as_ref().is_some_and(|gate| !gate.exists()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(Response::new(tokio_stream::pending()))
+    }
+}
+
+/// Not a test of its own: the node, where another test has started it as a process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_node() {
+    let Ok(uri) = std::env::var(ATTEND) else { return };
+    let gate = PathBuf::from(std::env::var(GATE).unwrap());
+    let held = Ward::service("held", move |context| {
+        DirectoryServer::new(Held((context.incarnation() == 1).then(|| gate.clone())))
+    });
+    let held = held.stall_timeout(Duration::from_secs(1)).grace(Duration::from_millis(100));
+    let node = Node::builder("n").supervisor(&uri).ward(held).ward(calm("calm"));
+    node.bind("127.0.0.1:0").await.unwrap().run_until(std::future::pending()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_was_held_across_a_freeze_is_dropped_and_counted_if_its_ward_was_replaced() {
+    within(async {
+        let sup = supervisor(Supervisor::builder()).await;
+        let dir = tempfile::tempdir().unwrap();
+        let gate = dir.path().join("gate");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_node", "--nocapture"]).env(ATTEND, &sup.uri).env(GATE, &gate);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let process = Process(command.spawn().unwrap());
+        sup.runs("n", "held", 1).await;
+        sup.runs("n", "calm", 1).await;
+
+        let uri = sup.node("n", |_| true).await.info.unwrap().uri;
+        let mut client = DirectoryClient::new(channel(&uri).await);
+        let call = tokio::task::spawn(async move {
+            client.watch(v1::WatchDirectoryRequest { service: String::new() }).await
+        });
+        // It holds its thread, and has been replaced.
+        sup.runs("n", "held", 2).await;
+        sup.node("n", |node| node.leaked_threads == 1).await;
+        let mut events = sup.events().await;
+        process.signal(Signal::SIGSTOP);
+        let unreachable = |event: &Event| event.kind() == EventKind::NodeVerdict;
+        assert_eq!(events.until(unreachable).await.verdict(), Verdict::Unreachable);
+        std::fs::write(&gate, "").unwrap();
+        process.signal(Signal::SIGCONT);
+        assert_eq!(events.until(unreachable).await.verdict(), Verdict::Healthy);
+
+        let late = error(&call.await.unwrap().unwrap_err());
+        assert_eq!(late.kind(), "WARD_STOPPED", "{late}");
+        let held = sup.ward("n", "held", |ward| ward.fenced_replies == 1).await;
+        assert_eq!((held.incarnation, held.state()), (2, v1::WardState::Running));
+        sup.node("n", |node| node.leaked_threads == 0).await;
+        let calm = sup.runs("n", "calm", 1).await;
+        assert_eq!(calm.restarts, 0);
     })
     .await;
 }

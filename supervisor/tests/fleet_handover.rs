@@ -91,6 +91,87 @@ async fn a_node_that_loses_its_supervisor_goes_on_with_its_groups_and_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_that_a_node_made_while_it_was_alone_count_for_its_supervisors() {
+    within(async {
+        // An address where nobody listens yet.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let poke = tokio::sync::watch::Sender::new(0_u64);
+        let group = GroupSpec { intensity: 2, ..GroupSpec::new("g") };
+        let node = Node::builder("n").supervisor(&format!("http://{address}")).group(group);
+        let node = node.ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
+        let mut snapshots = node.handle().snapshots();
+        let mut tasks = JoinSet::new();
+        let (end_node, node_ends) = oneshot::channel::<()>();
+        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
+        let runs = |incarnation| {
+            move |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| {
+                let ward = &now.wards[0];
+                ward.state() == WardState::Running && ward.incarnation == incarnation
+            }
+        };
+        snapshots.wait_for(|now| !now.wards.is_empty()).await.unwrap();
+        snapshots.wait_for(runs(1)).await.unwrap();
+        poke.send_replace(1);
+        snapshots.wait_for(runs(2)).await.unwrap();
+
+        let recent = |fleet: &v1::Fleet| {
+            let group = fleet.groups.iter().find(|group| group.spec.as_ref().unwrap().name == "g")?;
+            Some(group.recent_restarts).filter(|recent| *recent > 0)
+        };
+        let sup = supervisor_at(quick().data_dir(dir.path()), &address).await;
+        assert_eq!(sup.until(recent).await, 1);
+        let told = sup.events().await.says("restart 1 of 2 allowed").await;
+        assert_eq!(told.decision.map(|decision| decision.group), Some("g".into()), "{}", told.text);
+        assert_eq!(sup.runs("n", "f", 2).await.restarts, 1);
+        poke.send_replace(2);
+        sup.runs("n", "f", 3).await;
+        // The next supervisor knows of all of them, and of none twice.
+        sup.running.stop().await;
+        let sup = supervisor_at(quick().data_dir(dir.path()), &address).await;
+        sup.runs("n", "f", 3).await;
+        assert_eq!(sup.until(recent).await, 2);
+        poke.send_replace(3);
+        let ended = sup.ward("n", "f", |ward| ward.state() == WardState::Quarantined).await;
+        assert_eq!(ended.incarnation, 3);
+        drop(end_node);
+        while tasks.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_obeys_a_later_supervisor_leaves_no_trace_with_an_earlier_one_but_that() {
+    within(async {
+        let sup = supervisor(quick()).await;
+        let mut hello = hello("n", &["w"]);
+        hello.highest_epoch = u64::MAX;
+        hello.wards[0].set_state(WardState::Stopped);
+        let told = v1::Event { sequence: 1, text: "it did this".into(), ..Default::default() };
+        hello.history.push(told);
+        for _ in 0..5 {
+            let mut node =
+                FakeNode::open(&sup.uri, Some(v1::node_message::Kind::Hello(hello.clone()))).await.unwrap();
+            let refused = error(&node.end().await.expect("it is refused"));
+            assert_eq!(
+                (refused.kind(), refused.code()),
+                ("SUPERSEDED", wardkeep_proto::error::Code::FailedPrecondition)
+            );
+        }
+        assert_eq!(sup.fleet().await.nodes, []);
+        let mut events =
+            sup.operator.clone().watch_events(v1::WatchEventsRequest::default()).await.unwrap().into_inner();
+        let mut texts = Vec::new();
+        while let Some(event) = events.message().await.unwrap() {
+            texts.push(event.text);
+        }
+        assert_eq!(texts.len(), 2, "that it began, and that it is superseded: {texts:#?}");
+        assert!(texts[1].contains("has authority over nodes"), "{texts:#?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operators_start_that_its_node_never_heard_of_is_gone_on_with_by_the_next_supervisor() {
     within(async {
         let dir = tempfile::tempdir().unwrap();

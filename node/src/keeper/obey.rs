@@ -45,7 +45,11 @@ impl Keeper {
                 (host.stop(stop.slot as usize, stop.incarnation, grace), Next::Go)
             }
             Some(Kind::Hold(hold)) => {
-                let held = host.hold(hold.slot as usize, hold.incarnation, hold.quarantined);
+                let slot = hold.slot as usize;
+                let held = match hold.released {
+                    true => host.release(slot, hold.incarnation),
+                    false => host.hold(slot, hold.incarnation, hold.quarantined),
+                };
                 self.publish();
                 (held, Next::Go)
             }

@@ -29,6 +29,8 @@ pub struct FakeWard {
     pub fails: u32,
     /// Does not end though it is told to.
     pub stubborn: bool,
+    /// Told to stay down, in quarantine or not.
+    pub held: Option<bool>,
 }
 
 impl FakeWard {
@@ -43,6 +45,7 @@ impl FakeWard {
             never_ready: false,
             fails: 0,
             stubborn: false,
+            held: None,
         }
     }
 
@@ -50,9 +53,10 @@ impl FakeWard {
         WardReport {
             spec: self.spec.clone(),
             incarnation: self.incarnation,
-            held: false,
+            held: self.held.is_some(),
             failed: false,
             phase: match (self.live, self.ready) {
+                (false, _) if self.held == Some(true) => Phase::Quarantined,
                 (false, _) => Phase::Stopped,
                 (true, false) => Phase::Starting,
                 (true, true) => Phase::Running,
@@ -231,7 +235,18 @@ impl World {
                     self.restarts.push(name);
                 }
             }
-            Action::Hold { .. } | Action::Note(_) => {}
+            Action::Hold { ward, .. } | Action::Release { ward, .. } if deaf(&ward) => {}
+            Action::Hold { ward: id, incarnation, quarantined } => {
+                if let Some(ward) = self.ward(&id).filter(|ward| ward.incarnation == incarnation) {
+                    ward.held = Some(quarantined);
+                }
+            }
+            Action::Release { ward: id, incarnation } => {
+                if let Some(ward) = self.ward(&id).filter(|ward| ward.incarnation == incarnation) {
+                    ward.held = None;
+                }
+            }
+            Action::Note(_) => {}
         }
     }
 
@@ -242,6 +257,7 @@ impl World {
             return;
         }
         (ward.live, ward.incarnation, ward.ready) = (true, after + 1, !ward.never_ready);
+        ward.held = None;
         let broken = ward.broken || ward.fails > 0;
         ward.fails = ward.fails.saturating_sub(1);
         let (ready, incarnation) = (ward.ready, after + 1);
@@ -347,7 +363,7 @@ impl World {
             Action::Stop { ward, .. } => Some(format!("-{}", ward.ward)),
             Action::Launch { node, .. } => Some(format!("!{node}")),
             Action::RestartNode { node, .. } => Some(format!("^{node}")),
-            Action::Hold { .. } | Action::Note(_) => None,
+            Action::Hold { .. } | Action::Release { .. } | Action::Note(_) => None,
         };
         self.log.iter().filter_map(command).collect()
     }

@@ -145,7 +145,10 @@ impl World {
                 }
             }
             Action::Note(note) => self.heed(&note),
-            Action::Hold { .. } | Action::Launch { .. } | Action::RestartNode { .. } => {}
+            Action::Hold { .. }
+            | Action::Release { .. }
+            | Action::Launch { .. }
+            | Action::RestartNode { .. } => {}
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the steward wants: written down first, then done. Told to nodes, to the launcher, and to the
 //! story of what happened.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use wardkeep_node::{story, wire};
@@ -9,7 +9,9 @@ use wardkeep_proto::{
     duration, timestamp, trace,
     v1::{self, command, steward_message::Kind as Down},
 };
-use wardkeep_steward::{Action, Asked, Cause, Event, GroupView, Note, Phase, Reach, Verdict, WardId, What};
+use wardkeep_steward::{
+    Action, Asked, Cause, Event, GroupView, Note, Phase, Reach, Steward, Verdict, WardId, What,
+};
 
 use super::{
     chronicle::Deed,
@@ -55,11 +57,26 @@ impl Fleet {
                 if let Some(record) = self.nodes.get_mut(&ward.node)
                     && let Some(slot) = record.slot(&ward.ward)
                 {
-                    record.hold(slot);
+                    record.hold(slot, true);
                 }
                 self.chronicle.hold(&ward.node, &ward.ward, quarantined);
                 self.command_ward(&ward, latest, |slot| {
-                    command::Kind::Hold(v1::HoldWard { slot, incarnation, quarantined })
+                    command::Kind::Hold(v1::HoldWard { slot, incarnation, quarantined, released: false })
+                });
+            }
+            Action::Release { ward, incarnation } => {
+                if let Some(record) = self.nodes.get_mut(&ward.node)
+                    && let Some(slot) = record.slot(&ward.ward)
+                {
+                    record.hold(slot, false);
+                }
+                self.command_ward(&ward, latest, |slot| {
+                    command::Kind::Hold(v1::HoldWard {
+                        slot,
+                        incarnation,
+                        quarantined: false,
+                        released: true,
+                    })
                 });
             }
             Action::Stop { ward, incarnation, grace, cause } => {
@@ -138,14 +155,9 @@ impl Fleet {
         }
     }
 
-    /// A restart counts for all nodes that its group is on.
+    /// A restart counts for all nodes that its group is on, and so does it that groups begin anew.
     fn changes_legacy(&mut self, note: &Note) {
-        let counts = matches!(note.what, What::WardRestart { .. } | What::GroupRestart { .. });
-        let Some(ward) = note.ward.as_ref().filter(|_| counts) else { return };
-        let group = self.group_of(ward);
-        let members = self.steward.group(&group, self.now()).map(|group| group.members);
-        let nodes = members.into_iter().flatten().map(|id| id.node.clone());
-        self.heirs.extend(nodes.chain([ward.node.clone()]));
+        self.heirs.extend(heirs(&self.steward, note));
     }
 
     // --- the story ---
@@ -429,5 +441,55 @@ impl Fleet {
         if hello.restartable {
             self.step(Event::NodeRestartable { node });
         }
+    }
+}
+
+/// The nodes whose own stewards would have to know of this, if they had to take over.
+fn heirs(steward: &Steward, note: &Note) -> BTreeSet<Arc<str>> {
+    let reach = note.reach.iter().flat_map(|reach| reach.counts_for.iter().chain(&reach.groups));
+    reach.flat_map(|group| steward.nodes_of_group(group)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use wardkeep_steward::{Config, ExitKind, GroupSpec, Strategy, WardReport, WardSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_restart_is_told_to_all_nodes_on_which_a_group_that_counts_it_or_begins_anew_has_wards() {
+        // The outer group has a ward on o itself, and the inner ones on n and m.
+        let within = |name: &str, parent: &str| GroupSpec {
+            parent: Some(parent.into()),
+            intensity: 0,
+            ..GroupSpec::new(name)
+        };
+        let outer = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::new("outer") };
+        let groups = [outer, within("first", "outer"), within("second", "outer"), GroupSpec::new("other")];
+        let mut steward = Steward::new(Config::default()).with_groups(groups);
+        for (node, group) in [("n", "first"), ("m", "second"), ("o", "outer"), ("p", "other")] {
+            let spec = WardSpec { group: Some(group.into()), ..WardSpec::new("w") };
+            let phase = Phase::Running;
+            let ward = WardReport { spec, phase, incarnation: 1, held: false, failed: false };
+            let wards = vec![ward];
+            let attached = Event::NodeAttached { node: node.into(), boot: 1, wards, groups: vec![] };
+            steward.step(Duration::from_secs(1), attached);
+        }
+        let kind = ExitKind::Panicked;
+        let crash = |ward| Event::WardExited { ward, incarnation: 1, kind, cause: Cause::default() };
+        let of = |actions: Vec<Action>, about: fn(&What) -> bool| {
+            let note = actions.into_iter().find_map(|action| match action {
+                Action::Note(note) if about(&note.what) => Some(note),
+                _ => None,
+            });
+            note.expect("it is told of")
+        };
+        let told = |steward: &Steward, note: &Note| heirs(steward, note).into_iter().collect::<Vec<_>>();
+        let actions = steward.step(Duration::from_secs(2), crash(WardId::new("n", "w")));
+        let whole = of(actions, |what| matches!(what, What::GroupRestart { .. }));
+        assert_eq!(told(&steward, &whole), ["m".into(), "n".into(), "o".into()]);
+        let actions = steward.step(Duration::from_secs(3), crash(WardId::new("p", "w")));
+        let alone = of(actions, |what| matches!(what, What::WardRestart { .. }));
+        assert_eq!(told(&steward, &alone), ["p".into()]);
     }
 }

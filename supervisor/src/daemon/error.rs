@@ -100,6 +100,18 @@ pub enum SupervisorError {
         /// Boot ID of the one that attends.
         boot: String,
     },
+    /// The node has obeyed another supervisor, which came after this one.
+    #[error(
+        "node {node} obeys a supervisor of epoch {highest}: this one, of epoch {ours}, has no authority over it"
+    )]
+    Superseded {
+        /// The node.
+        node: String,
+        /// Of this supervisor.
+        ours: u64,
+        /// Of the other one.
+        highest: u64,
+    },
     /// A peer does not keep to the protocol.
     #[error("the node does not keep to the protocol: {0}")]
     Protocol(String),
@@ -139,6 +151,7 @@ impl Kind for SupervisorError {
             Self::Unfit(_) => "UNFIT_CONFIG",
             Self::NotAttending(_) => "NOT_ATTENDING",
             Self::NameTaken { .. } => "NAME_TAKEN",
+            Self::Superseded { .. } => "SUPERSEDED",
             Self::Protocol(_) => "PROTOCOL",
             Self::NotSeen { .. } => "NOT_SEEN",
             Self::Failed(_) => "FAILED",
@@ -150,9 +163,11 @@ impl Kind for SupervisorError {
         match self {
             Self::NoSuchNode(_) | Self::NoSuchWard { .. } | Self::NoSuchError(_) => Code::NotFound,
             Self::WhichError { .. } => Code::InvalidArgument,
-            Self::NotAttending(_) | Self::NoOutput { .. } | Self::DataDirInUse { .. } | Self::Unfit(_) => {
-                Code::FailedPrecondition
-            }
+            Self::NotAttending(_)
+            | Self::Superseded { .. }
+            | Self::NoOutput { .. }
+            | Self::DataDirInUse { .. }
+            | Self::Unfit(_) => Code::FailedPrecondition,
             Self::Full { .. } => Code::ResourceExhausted,
             Self::NameTaken { .. } => Code::AlreadyExists,
             Self::Protocol(_) => Code::InvalidArgument,
@@ -172,6 +187,7 @@ impl Kind for SupervisorError {
             Self::Unfit(_) => "The configuration was not applied.",
             Self::NotAttending(_) => "That node cannot be reached at the moment.",
             Self::NameTaken { .. } => "That name is taken.",
+            Self::Superseded { .. } => "Another supervisor is in charge.",
             Self::Protocol(_) => "The request is not valid.",
             Self::NotSeen { .. } => "It was asked for, but has not happened yet.",
             Self::Failed(_) => "It was tried, and failed.",

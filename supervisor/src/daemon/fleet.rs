@@ -177,6 +177,8 @@ pub(super) struct Fleet {
     started_at: prost_types::Timestamp,
     /// Nodes whose own stewards need to know more than they were told.
     pub(super) heirs: BTreeSet<Arc<str>>,
+    /// The highest epoch that nodes have obeyed, if that is another supervisor's.
+    pub(super) superseded: u64,
     pub(super) state_changed: bool,
     reported: bool,
     /// The steward's count of them, when it was last looked at.
@@ -219,6 +221,7 @@ impl Fleet {
             origin,
             started_at: timestamp(Utc::now()),
             heirs: BTreeSet::new(),
+            superseded: 0,
             state_changed: true,
             reported: false,
             suspicions: 0,
@@ -354,6 +357,7 @@ impl Fleet {
         let info = hello.node.as_ref();
         let name: Arc<str> = info.map(|info| info.name.as_str()).unwrap_or_default().into();
         if let Err(error) = self.admit(&name, boot, hello) {
+            self.tell_of_a_higher_epoch(hello.highest_epoch);
             let error = error.at(super::NAME, "", 0);
             self.settings.ledger.write(&error);
             // The queue of a new session has room.
@@ -362,6 +366,8 @@ impl Fleet {
         }
         self.supersede(&name, boot, info.map_or(0, |info| info.pid));
         self.deaf.attends(&name);
+        let known =
+            self.nodes.get(&name).filter(|record| record.boot == boot).map_or(0, |record| record.story);
         self.sessions.insert(session.id, name.clone());
         self.nodes.insert(name.clone(), NodeRecord::new(hello, boot, session, peer));
         self.state_changed = true;
@@ -371,27 +377,23 @@ impl Fleet {
             mandate_grace: Some(duration(self.settings.mandate_grace)),
         };
         self.send(&name, Down::Welcome(welcome));
-        for event in &hello.history {
-            let text = format!("{} (by the node's own steward)", event.text);
-            let of_ward = || self.group_of(&WardId::new(name.clone(), event.ward.as_str()));
-            let group = if event.group.is_empty() { of_ward() } else { event.group.clone() };
-            let (kind, verdict, incarnation) = (event.kind, event.verdict, event.incarnation);
-            let (ward, error, actor) = (event.ward.clone(), event.error.clone(), event.actor.clone());
-            let (at, epoch, node) = (event.at, self.settings.epoch, name.to_string());
-            let traceparent = event.traceparent.clone();
-            let told =
-                v1::Event { at, kind, node, ward, incarnation, verdict, text, error, ..Default::default() };
-            self.chronicle.event(v1::Event { actor, epoch, traceparent, group, ..told });
-        }
+        let counts = self.told_meanwhile(&name, hello, known);
         self.settle_at_attach(&name, hello, &boot.to_string());
         self.attached(name.clone(), hello, boot.as_u128());
+        counts.into_iter().for_each(|event| self.step(event));
         self.resume(&name);
         self.heirs.insert(name);
     }
 
     /// Whether a node may attend under the name it claims.
     fn admit(&self, name: &Arc<str>, boot: Uuid, hello: &v1::Hello) -> Result<(), Error> {
+        let (ours, highest) = (self.settings.epoch, hello.highest_epoch);
         match self.nodes.get(name) {
+            // It would refuse whatever it was told.
+            _ if highest > ours => {
+                let node = name.to_string();
+                Err(SupervisorError::Superseded { node, ours, highest }.into())
+            }
             None if self.nodes.len() >= NODES => {
                 Err(SupervisorError::Full { what: "nodes", most: NODES }.into())
             }

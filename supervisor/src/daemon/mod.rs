@@ -15,6 +15,7 @@ mod error;
 mod error_store;
 mod failpoint;
 mod fleet;
+mod handback;
 mod hello;
 mod history;
 mod launch;

@@ -35,6 +35,8 @@ pub(super) struct NodeRecord {
     pub(super) draining: bool,
     pub(super) leaked_threads: u32,
     pub(super) last_report_at: Option<DateTime<Utc>>,
+    /// The latest that was told of its own steward's deeds, as it numbers them in this boot.
+    pub(super) story: u64,
 }
 
 /// What is known of a ward.
@@ -85,6 +87,7 @@ impl NodeRecord {
             draining: hello.draining,
             leaked_threads: 0,
             last_report_at: None,
+            story: hello.history.iter().map(|event| event.sequence).max().unwrap_or_default(),
         }
     }
 
@@ -184,10 +187,10 @@ impl NodeRecord {
         self.slots.get(ward).copied()
     }
 
-    /// It was told to keep a ward down.
-    pub(super) fn hold(&mut self, slot: u32) {
+    /// It was told to keep a ward down, or that it need not.
+    pub(super) fn hold(&mut self, slot: u32, held: bool) {
         if let Some(known) = self.wards.get_mut(&slot) {
-            known.ward.held = true;
+            known.ward.held = held;
         }
     }
 

@@ -124,6 +124,12 @@ pub(super) fn hello(hello: &mut v1::Hello) {
         }
         traceparent(&mut event.traceparent);
         event.error.iter_mut().for_each(error);
+        id(&mut event.group);
+        if let Some(decision) = &mut event.decision {
+            id(&mut decision.group);
+            decision.groups.truncate(super::hello::WARDS);
+            decision.groups.iter_mut().for_each(id);
+        }
     }
 }
 

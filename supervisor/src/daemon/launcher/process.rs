@@ -2,13 +2,19 @@
 //! starts them anew when the steward says so. Those that a supervisor before us launched, and that
 //! still run, are ours from now on.
 
-use std::{collections::BTreeMap, fs::OpenOptions, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::OpenOptions,
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use nix::sys::signal::Signal;
 use tokio::{
     process::Child,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{How, Launch, command};
@@ -18,6 +24,8 @@ use crate::daemon::pidfile::{self, Process};
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is looked whether a process that is not our child still runs.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often it is tried to write down which process a node is, where that failed: the disk was full, say.
+const WRITE_AGAIN: Duration = Duration::from_secs(2);
 
 type Exits = FuturesUnordered<BoxFuture<'static, (String, Process, String)>>;
 
@@ -40,22 +48,46 @@ pub(super) struct Children {
     /// By node.
     processes: BTreeMap<String, Process>,
     exits: Exits,
+    /// Nodes whose processes a supervisor after this one would not find.
+    unwritten: BTreeSet<String>,
 }
 
 impl Children {
     pub(super) fn new(data_dir: Option<PathBuf>) -> Self {
-        Self { data_dir, processes: BTreeMap::new(), exits: Exits::new() }
+        Self { data_dir, processes: BTreeMap::new(), exits: Exits::new(), unwritten: BTreeSet::new() }
     }
 
     /// Waits for one that ends by itself: its node, and how it ended. Pending where there is none; cancel
-    /// safe.
+    /// safe. Meanwhile writes down what could not be written before.
     pub(super) async fn ended(&mut self) -> (String, String) {
+        let mut again = tokio::time::interval_at(Instant::now() + WRITE_AGAIN, WRITE_AGAIN);
         loop {
-            let Some((node, process, how)) = self.exits.next().await else {
-                return std::future::pending().await;
-            };
-            if self.has_ended(&node, &process) {
-                return (node, how);
+            tokio::select! {
+                Some((node, process, how)) = self.exits.next() => if self.has_ended(&node, &process) {
+                    return (node, how);
+                },
+                _ = again.tick(), if !self.unwritten.is_empty() => self.write_again(),
+                else => return std::future::pending().await,
+            }
+        }
+    }
+
+    fn write_again(&mut self) {
+        for node in std::mem::take(&mut self.unwritten) {
+            if let Some(process) = self.processes.get(&node).cloned() {
+                self.write_down(&node, &process);
+            }
+        }
+    }
+
+    /// For a supervisor after this one to find it.
+    fn write_down(&mut self, node: &str, process: &Process) {
+        let Some(dir) = &self.data_dir else { return };
+        match pidfile::remember(dir, node, process) {
+            Ok(()) => tracing::debug!(%node, pid = process.pid, "its PID is kept"),
+            Err(error) => {
+                tracing::warn!(%node, %error, "its PID cannot be kept yet: a supervisor after this one would launch it again");
+                self.unwritten.insert(node.to_owned());
             }
         }
     }
@@ -93,11 +125,7 @@ impl Children {
             Ok(mut child) => {
                 let process = Process::of(child.id().unwrap_or(0));
                 tracing::info!(%node, pid = process.pid, "launched");
-                if let Some(dir) = &self.data_dir
-                    && let Err(error) = pidfile::remember(dir, &node, &process)
-                {
-                    tracing::warn!(%node, %error, "its PID cannot be kept: a supervisor after this one would launch it again");
-                }
+                self.write_down(&node, &process);
                 self.processes.insert(node.clone(), process.clone());
                 self.exits.push(Box::pin(async move {
                     let how = match child.wait().await {
@@ -135,6 +163,7 @@ impl Children {
             return false;
         }
         self.processes.remove(node);
+        self.unwritten.remove(node);
         if let Some(dir) = &self.data_dir {
             pidfile::forget(dir, node);
         }
@@ -164,5 +193,48 @@ impl Children {
             }
             tracing::warn!(?patience, "launched nodes have not ended in time");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_process_of_a_node_is_written_down_as_soon_as_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        // Stands in the way as a full disk does.
+        let obstacle = dir.path().join("n.pid.new");
+        std::fs::create_dir(&obstacle).unwrap();
+        let mut children = Children::new(Some(dir.path().to_owned()));
+        let launch = Launch {
+            node: "n".into(),
+            how: How::Process,
+            program: "sleep".into(),
+            args: vec!["60".into()],
+            env: BTreeMap::new(),
+        };
+        children.start(&launch);
+        let process = children.processes["n"].clone();
+        assert_eq!(pidfile::survivor(dir.path(), "n"), None);
+        std::fs::remove_dir(&obstacle).unwrap();
+        let written = async {
+            while pidfile::survivor(dir.path(), "n").is_none() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            ended = children.ended() => panic!("{ended:?}"),
+            () = written => {}
+            () = sleep(Duration::from_secs(30)) => panic!("it is not tried again"),
+        }
+        assert_eq!(pidfile::survivor(dir.path(), "n"), Some(process.clone()));
+        // One that ends before it was written down is not written down after all.
+        std::fs::create_dir(&obstacle).unwrap();
+        assert!(children.clear("n").await);
+        children.start(&launch);
+        children.processes["n"].signal(Signal::SIGKILL);
+        assert_eq!(children.ended().await.0, "n");
+        assert!(children.unwritten.is_empty());
     }
 }
