@@ -106,6 +106,7 @@ fn member(name: &str, uri: &str, ready: bool) -> Member {
         suspected: false,
     };
     Member {
+        suspected: false,
         node: node(name, 1, uri).info,
         ready,
         offers: vec![offer("wardkeep.v1.Operator"), offer("grpc.health.v1.Health")],
