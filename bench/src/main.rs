@@ -7,18 +7,22 @@
 
 mod beside;
 mod child;
+mod client;
 mod counted;
+mod echo;
 mod erlang;
 mod errors;
 mod heal;
+mod load;
 mod machine;
-mod page;
+mod node;
 mod peers;
 mod plot;
-mod report;
+mod start;
 mod weight;
 
 use clap::{Parser, ValueEnum};
+use wardkeep_measure::{page, report};
 
 #[derive(Parser)]
 #[command(name = "cargo measure", about = "Measures wardkeep beside its peers")]
@@ -35,19 +39,27 @@ struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Group {
+    /// What a node adds to a call.
+    Node,
+    /// What the replicated channel adds to a call.
+    Client,
     /// Making well-formed errors, passing them on, and a flood of them.
     Errors,
     /// From a crash to running again, here and through a supervisor; a freeze.
     Heal,
     /// A pulse, a report, the memory of a ward, and fleets of up to a million.
     Weight,
+    /// From nothing to a node that answers; what it takes when nothing goes on.
+    Start,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     without_backtraces()?;
     if let Some((job, args)) = child::job() {
         match job.as_str() {
+            "echo" => echo::job(&args),
             "growth" => child::print(&weight::growth(&args)),
+            "health" => start::job(),
             "memory" => child::print(&weight::memory(&args)),
             "node" => heal::frozen(&args),
             other => panic!("no such job: {other}"),
@@ -59,13 +71,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for group in groups.iter().filter(|_| !args.render) {
         let machine = machine::describe()?;
         let measured = match group {
+            Group::Node => node::measure(args.rounds)?,
+            Group::Client => client::measure(args.rounds)?,
+            Group::Start => start::measure(args.rounds)?,
             Group::Errors => errors::measure(args.rounds)?,
             Group::Heal => heal::measure(args.rounds)?,
             Group::Weight => weight::measure(args.rounds)?,
         };
         report::save(&report::Report { machine, ..measured })?;
     }
-    page::write()
+    let reports = report::load()?;
+    plot::write(&reports)?;
+    Ok(page::write(&reports)?)
 }
 
 /// Peers capture a backtrace where the environment asks for it, which is asked once in a process: it is

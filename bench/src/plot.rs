@@ -5,11 +5,21 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use crate::report::{Spread, Table};
+use crate::report::{self, Report, Spread, Table};
 
 const WIDTH: u32 = 900;
 const ROW: u32 = 30;
 const MARGINS: u32 = 110;
+
+/// One for each group, of its first table.
+pub fn write(reports: &[Report]) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(report::path("docs/benchmarks"))?;
+    for report in reports {
+        let file = report::path(&format!("docs/benchmarks/{}.svg", report.group));
+        std::fs::write(file, of(&report.tables[0])?)?;
+    }
+    Ok(())
+}
 
 /// The first columns, as many as have the unit of the first one, as an SVG.
 pub fn of(table: &Table) -> Result<String, Box<dyn std::error::Error>> {

@@ -82,6 +82,10 @@ pub(crate) struct Field {
     answers: Vec<Bytes>,
     level: Level,
     once: Option<SentOnce>,
+    /// Hedges that were paid for, and not given back.
+    paid: usize,
+    /// A hedge was due, and not in the budget.
+    refused: bool,
     /// The code of the reply that was given to the caller.
     pub(crate) delivered: Code,
     started: Instant,
@@ -106,9 +110,20 @@ impl Field {
         once: Option<SentOnce>,
         started: Instant,
     ) -> Self {
-        let (free, running) = (links.into(), FuturesUnordered::new());
-        let (begun, answers) = (Vec::new(), Vec::new());
-        Self { shared, call, free, begun, running, answers, level, once, delivered: Code::Ok, started }
+        Self {
+            shared,
+            call,
+            free: links.into(),
+            begun: Vec::new(),
+            running: FuturesUnordered::new(),
+            answers: Vec::new(),
+            level,
+            once,
+            paid: 0,
+            refused: false,
+            delivered: Code::Ok,
+            started,
+        }
     }
 
     /// The reply to deliver; `None` when all failed.
@@ -200,7 +215,7 @@ impl Field {
             return false;
         }
         if race.is_resting() {
-            let allowed = brakes.may_hedge();
+            let allowed = brakes.may_hedge(false);
             let counter = if allowed { &stats.rounds } else { &stats.hedges_refused };
             counter.fetch_add(1, Relaxed);
             return allowed;
@@ -217,7 +232,10 @@ impl Field {
         let well = self.free.front().is_some_and(|link| !link.is_suspect(now));
         let ill = |number| self.attempt(number).is_some_and(|begun| begun.link.is_ill(now));
         let rescue = well && race.runners().all(ill);
-        let allowed = rescue || (self.level != Level::Single && brakes.may_hedge());
+        let paid = !rescue && self.level != Level::Single && brakes.may_hedge(self.refused);
+        self.paid += usize::from(paid);
+        self.refused |= !paid;
+        let allowed = rescue || paid;
         let counter = if allowed { &stats.hedges } else { &stats.hedges_refused };
         counter.fetch_add(1, Relaxed);
         allowed
@@ -254,6 +272,10 @@ impl Field {
 
     fn withdraw(&mut self, number: u32) {
         self.shared.stats.withdrawn.fetch_add(1, Relaxed);
+        if self.paid > 0 {
+            self.paid -= 1;
+            self.shared.brakes.give_back();
+        }
         self.ended(number, Ended::Withdrawn);
         let call = self.call.clone();
         if let Some(begun) = self.attempt_mut(number) {
