@@ -11,7 +11,8 @@ use serde::Deserialize;
 use wardkeep_measure::report::Machine;
 
 /// Crates whose versions are named.
-const NAMED: [&str; 8] = ["anyhow", "h2", "hyper", "kameo", "ractor", "tokio", "tonic", "tonic-types"];
+const NAMED: [&str; 9] =
+    ["anyhow", "h2", "hyper", "kameo", "ractor", "tokio", "tonic", "tonic-types", "tower"];
 
 pub fn describe() -> Result<Machine, Box<dyn std::error::Error>> {
     let memory = procfs::Meminfo::current()?.mem_total as f64;

@@ -56,7 +56,8 @@ fn group(page: &mut String, report: &Report) -> std::fmt::Result {
             more from run to run than the brackets say."
         )?;
     }
-    writeln!(page, "\n![{}](benchmarks/{}.svg)", report.tables[0].name, report.group)?;
+    let drawn = report.curves.first().unwrap_or(&report.tables[0].name);
+    writeln!(page, "\n![{drawn}](benchmarks/{}.svg)", report.group)?;
     writeln!(page, "\nGoals:\n")?;
     for goal in &report.goals {
         writeln!(page, "* {}: {}.", if goal.met { "Met" } else { "**Missed**" }, goal.what)?;

@@ -42,6 +42,9 @@ pub struct Report {
     pub tables: Vec<Table>,
     /// What was aimed at.
     pub goals: Vec<Goal>,
+    /// Tables to be drawn as curves; if there are none, the first table is drawn row by row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<String>,
     /// Paragraphs that explain the figures.
     pub notes: Vec<String>,
 }

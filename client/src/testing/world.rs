@@ -1,7 +1,7 @@
 //! Servers as queues, and the calls of channels to them, in virtual time. The same input gives the same output.
 
 use std::{
-    cmp::Reverse,
+    cmp::Ordering,
     collections::{BinaryHeap, HashMap, VecDeque},
     time::Duration,
 };
@@ -58,6 +58,33 @@ enum Event {
     Expires(u64),
 }
 
+/// Ordered by its time, the earliest on top of the heap; of one time, as planned.
+struct Planned {
+    at: Duration,
+    number: u64,
+    event: Event,
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Planned {}
+
 struct Queue {
     server: Server,
     running: Vec<Key>,
@@ -102,8 +129,7 @@ pub struct World<S> {
     pilots: Vec<(Pilot, Vec<usize>)>,
     one_way: Duration,
     service: S,
-    events: BinaryHeap<Reverse<(Duration, u64)>>,
-    due: HashMap<u64, Event>,
+    events: BinaryHeap<Planned>,
     calls: HashMap<u64, Call>,
     number: u64,
     now: Duration,
@@ -126,7 +152,6 @@ impl<S: FnMut(usize) -> Duration> World<S> {
             one_way,
             service,
             events: BinaryHeap::new(),
-            due: HashMap::new(),
             calls: HashMap::new(),
             number: 0,
             now: Duration::ZERO,
@@ -172,22 +197,16 @@ impl<S: FnMut(usize) -> Duration> World<S> {
     }
 
     fn until(&mut self, at: Duration, seen: &mut impl FnMut(Seen)) {
-        while let Some(Reverse((time, number))) = self.events.peek().copied() {
-            if time > at {
-                return;
-            }
-            self.events.pop();
-            self.now = time;
-            if let Some(event) = self.due.remove(&number) {
-                self.happens(event, seen);
-            }
+        while self.events.peek().is_some_and(|next| next.at <= at) {
+            let Some(next) = self.events.pop() else { return };
+            self.now = next.at;
+            self.happens(next.event, seen);
         }
     }
 
     fn plan(&mut self, at: Duration, event: Event) {
         self.number += 1;
-        self.events.push(Reverse((at, self.number)));
-        self.due.insert(self.number, event);
+        self.events.push(Planned { at, number: self.number, event });
     }
 
     fn begin(&mut self, call: Calls, allowed: Duration, seen: &mut impl FnMut(Seen)) {

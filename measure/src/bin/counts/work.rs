@@ -18,7 +18,7 @@ use wardkeep_client::{Member, Policy, Replicated};
 use wardkeep_node::{Node, Ward, wire};
 use wardkeep_proto::{Kind, error::Code, v1};
 use wardkeep_steward::{
-    Action, Beats, Cause, Config, Event, ExitKind, Phase, Steward, WardId, WardReport, WardSpec,
+    Action, Beats, Cause, Config, Event, ExitKind, GroupSpec, Phase, Steward, WardId, WardReport, WardSpec,
 };
 
 type Done = Result<(), Box<dyn Error>>;
@@ -196,7 +196,9 @@ fn steward(config: Config, pulse_timeout: Option<Duration>) -> Steward {
     };
     let mut steward = Steward::new(config);
     let wards = (0..WARDS).map(ward).collect();
-    let attached = Event::NodeAttached { node: "n".into(), boot: 1, wards, groups: vec![] };
+    // However often they are restarted, it never gives up.
+    let groups = vec![GroupSpec { intensity: u32::MAX, ..GroupSpec::of_node("n") }];
+    let attached = Event::NodeAttached { node: "n".into(), boot: 1, wards, groups };
     steward.step(Duration::from_secs(1), attached);
     steward
 }
