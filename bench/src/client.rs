@@ -24,7 +24,7 @@ const ONE: [&str; 5] = [
     "p99 in µs",
     "client's CPU in µs a call",
     "servers' CPU in µs a call",
-    "CPU in all, in µs a call",
+    "all CPU in µs a call",
 ];
 const MANY: [&str; 4] =
     ["calls a second", "client's CPU in µs a call", "servers' CPU in µs a call", "attempts a call"];
