@@ -184,6 +184,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         next_report: Duration::ZERO,
         lived: Duration::ZERO,
         swept_at: Duration::ZERO,
+        unlived: Duration::ZERO,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
         leaked_shown: 0,
@@ -217,6 +218,8 @@ struct Keeper {
     lived: Duration,
     /// When that was last advanced.
     swept_at: Duration,
+    /// Time since the last report that is not in it.
+    unlived: Duration,
     /// Last value of the probe, and since when.
     probe_seen: (u64, Duration),
     /// Actions of the own steward still to be done.
@@ -395,7 +398,9 @@ impl Keeper {
         wardkeep_proto::error::tell_kept_back(Instant::now());
         // A process that was frozen, or a thread that got no turn, has not worked meanwhile: such
         // time does not make work overdue.
-        self.lived += now.saturating_sub(self.swept_at).min(LONGEST_TURN);
+        let turn = now.saturating_sub(self.swept_at);
+        self.lived += turn.min(LONGEST_TURN);
+        self.unlived += turn.saturating_sub(LONGEST_TURN);
         self.swept_at = now;
         self.setup.probe.asked.notify_one();
         self.setup.host.sweep(self.lived);
@@ -442,8 +447,13 @@ impl Keeper {
     fn report(&mut self, now: Duration) {
         let lag = self.runtime_lag(self.lived);
         let beats = self.setup.host.beats(self.lived);
+        let slept = std::mem::take(&mut self.unlived);
         if self.setup.mandate.is_own() {
-            let node = self.setup.info.name.as_str().into();
+            let node: Arc<str> = self.setup.info.name.as_str().into();
+            if !slept.is_zero() {
+                let actions = self.setup.mandate.step(now, Event::NodeSlept { node: node.clone(), slept });
+                self.queue.extend(actions);
+            }
             let actions = self.setup.mandate.step(now, Event::Report { node, runtime_lag: lag, beats });
             self.queue.extend(actions);
             return;
@@ -453,6 +463,7 @@ impl Keeper {
             sequence: self.report_sequence,
             runtime_lag_ms: u32::try_from(lag.as_millis()).unwrap_or(u32::MAX),
             leaked_threads: self.setup.host.leaked(),
+            unlived_ms: u32::try_from(slept.as_millis()).unwrap_or(u32::MAX),
             ..wire::report(&beats)
         };
         self.send(Up::Report(report));

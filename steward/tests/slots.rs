@@ -150,3 +150,27 @@ fn time_in_which_a_nodes_runtime_did_not_run_is_not_held_against_its_wards() {
     let after: Vec<_> = stalled.into_iter().chain((8..=12).map(|n| (500 * n, 0, false))).collect();
     assert!(stalls(&after));
 }
+
+#[test]
+fn time_in_which_a_node_itself_did_not_run_is_not_held_against_its_wards() {
+    let mut steward = fleet(&["w"]);
+    assert_eq!(pulse(&mut steward, 2 * SECOND, 4 * SECOND, &[0]), []);
+    let stalled = |actions: &[Action]| {
+        let is = |action: &Action| matches!(action, Action::Note(note) if matches!(note.what, What::WardVerdict(_)));
+        actions.iter().any(is)
+    };
+    // Frozen from 4 s on, for so long that it is held to be unreachable. It reports before the ward has had a turn.
+    let mut now = 4 * SECOND;
+    while let Some(wake) = steward.next_wake().filter(|wake| *wake < 10 * SECOND) {
+        now = wake.max(now);
+        assert!(!stalled(&steward.step(now, Event::Tick)));
+    }
+    assert_eq!(steward.nodes().next().unwrap().verdict, Verdict::Unreachable);
+    let back = Duration::from_millis(10_001);
+    steward.step(back, Event::NodeSlept { node: "n".into(), slept: 6 * SECOND });
+    let report = || Event::Report { node: "n".into(), runtime_lag: Duration::ZERO, beats: Beats::default() };
+    assert!(!stalled(&steward.step(back, report())));
+    // From then on it has what it had left: its last pulse was half a second before the node froze.
+    let found = pulse(&mut steward, back + SECOND / 2, 20 * SECOND, &[]);
+    assert_eq!(found, [(Duration::from_millis(14_501), "w".to_owned())]);
+}
