@@ -57,8 +57,19 @@ pub const LATENCY: [&str; 2] = ["p50 in µs", "p99 in µs"];
 
 /// Runs all of them in turns, each round beginning with another one, after a round that does not count.
 pub fn side_by_side(
-    (name, about): (&str, &str),
+    about: (&str, &str),
     columns: &[&str],
+    baseline: &str,
+    rounds: usize,
+    contestants: Vec<Contestant<'_>>,
+) -> Table {
+    side_by_side_in(about, (columns, &[]), baseline, rounds, contestants)
+}
+
+/// The same, where more columns than the first are compared with the baseline's.
+pub fn side_by_side_in(
+    (name, about): (&str, &str),
+    (columns, also): (&[&str], &[usize]),
     baseline: &str,
     rounds: usize,
     mut contestants: Vec<Contestant<'_>>,
@@ -82,14 +93,15 @@ pub fn side_by_side(
     let cell = |at: usize, column: usize| {
         Spread::of(seen[at].iter().map(|round: &Vec<f64>| round[column]).filter(|it| !it.is_nan()))
     };
-    let ratio = |at: usize| {
+    let ratio = |at: usize, column: usize| {
         let pairs = seen[at].iter().zip(&seen[base]).filter(|_| at != base);
-        Spread::of(pairs.map(|(it, base)| it[0] / base[0]).filter(|it| !it.is_nan()))
+        Spread::of(pairs.map(|(it, base)| it[column] / base[column]).filter(|it| !it.is_nan()))
     };
     let rows = (0..many).map(|at| Row {
         name: contestants[at].name.clone(),
         cells: (0..columns.len()).map(|column| cell(at, column)).collect(),
-        ratio: ratio(at),
+        ratio: ratio(at, 0),
+        also: also.iter().map(|&column| ratio(at, column)).collect(),
     });
     let rows: Vec<Row> = rows.collect();
     for row in &rows {
@@ -97,7 +109,8 @@ pub fn side_by_side(
         eprintln!("  {:50} {}", row.name, cells.collect::<Vec<String>>().join("  "));
     }
     let columns = columns.iter().map(|&column| column.to_owned()).collect();
-    Table { name: name.to_owned(), about: about.to_owned(), columns, baseline: baseline.to_owned(), rows }
+    let (name, about, baseline) = (name.to_owned(), about.to_owned(), baseline.to_owned());
+    Table { name, about, columns, baseline, also: also.to_vec(), rows }
 }
 
 #[cfg(test)]
@@ -109,14 +122,15 @@ mod tests {
         let mut round = 0.0;
         let base = Contestant::new("base", || {
             round += 1.0;
-            vec![if round == 1.0 { 1e9 } else { round }]
+            vec![if round == 1.0 { 1e9 } else { round }, 1.0]
         });
-        let twice = Contestant::new("twice", || vec![4.0]);
-        let table = side_by_side(("t", ""), &["n"], "base", 3, vec![base, twice]);
+        let twice = Contestant::new("twice", || vec![4.0, 3.0]);
+        let table = side_by_side_in(("t", ""), (&["n", "m"], &[1]), "base", 3, vec![base, twice]);
         let base = table.rows[0].cells[0].unwrap();
         assert_eq!((base.lowest, base.median, base.highest), (2.0, 3.0, 4.0));
         let ratio = table.rows[1].ratio.unwrap();
         assert_eq!((ratio.lowest, ratio.highest), (1.0, 2.0));
+        assert_eq!((table.ratio("twice", 0).lowest, table.ratio("twice", 1).median), (1.0, 3.0));
         assert!(table.rows[0].ratio.is_none());
     }
 }

@@ -44,6 +44,11 @@ pub fn begin() {
     COUNTS.store(true, Relaxed);
 }
 
+/// Counts no longer, which costs nothing.
+pub fn end() {
+    COUNTS.store(false, Relaxed);
+}
+
 /// Bytes that live of those allocated since, as they were asked for: what the allocator adds is not in it.
 pub fn live() -> i64 {
     LIVE.load(Relaxed)

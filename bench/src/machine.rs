@@ -7,21 +7,12 @@ use nix::sys::{
     time::TimeValLike as _,
 };
 use procfs::Current as _;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use wardkeep_measure::report::Machine;
 
 /// Crates whose versions are named.
-const NAMED: [&str; 8] = ["anyhow", "h2", "hyper", "kameo", "ractor", "tokio", "tonic", "tonic-types"];
-
-#[derive(Debug, Default, Deserialize, Serialize)]
-pub struct Machine {
-    pub date: String,
-    pub system: String,
-    pub cores: usize,
-    pub memory_gib: f64,
-    /// The load average of the minute before: what else went on.
-    pub load_before: f32,
-    pub versions: BTreeMap<String, String>,
-}
+const NAMED: [&str; 9] =
+    ["anyhow", "h2", "hyper", "kameo", "ractor", "tokio", "tonic", "tonic-types", "tower"];
 
 pub fn describe() -> Result<Machine, Box<dyn std::error::Error>> {
     let memory = procfs::Meminfo::current()?.mem_total as f64;

@@ -5,11 +5,26 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use crate::report::{Spread, Table};
+use crate::{
+    curves,
+    report::{self, Report, Spread, Table},
+};
 
 const WIDTH: u32 = 900;
 const ROW: u32 = 30;
 const MARGINS: u32 = 110;
+
+/// One for each group: of its first table, or of those that are curves.
+pub fn write(reports: &[Report]) -> Result<(), Box<dyn std::error::Error>> {
+    std::fs::create_dir_all(report::path("docs/benchmarks"))?;
+    for report in reports {
+        let file = report::path(&format!("docs/benchmarks/{}.svg", report.group));
+        let curves: Vec<_> = report.tables.iter().filter(|it| report.curves.contains(&it.name)).collect();
+        let plot = if curves.is_empty() { of(&report.tables[0])? } else { curves::of(&curves)? };
+        std::fs::write(file, plot)?;
+    }
+    Ok(())
+}
 
 /// The first columns, as many as have the unit of the first one, as an SVG.
 pub fn of(table: &Table) -> Result<String, Box<dyn std::error::Error>> {

@@ -40,9 +40,6 @@ use crate::{
 /// gRFC A6: attempts that came before this one.
 const PREVIOUS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-/// A loser took far longer than the winner: so many times its time, and so much more.
-const OVERDUE: (u32, Duration) = (3, Duration::from_millis(10));
-
 /// What all attempts of a call need.
 pub(crate) struct Call {
     pub(crate) template: Template,
@@ -83,6 +80,7 @@ impl Verdict {
         match self {
             Self::Good(..) => Some(Sample::Answered(took)),
             Self::Refused(error, ..) if is_answer(error.code()) => Some(Sample::Answered(took)),
+            Self::Refused(error, ..) if error.code() == Code::ResourceExhausted => Some(Sample::Full(took)),
             Self::Refused(..) => Some(Sample::Failed(took)),
             Self::Lost { never_sent: true, .. } => Some(Sample::Unreachable),
             Self::Lost { .. } => Some(Sample::Failed(took)),
@@ -216,13 +214,9 @@ impl Drop for Measure {
         }
         let now = Instant::now();
         let took = now.saturating_duration_since(self.started);
-        let (times, more) = OVERDUE;
-        let sample = match self.call.won_in.get() {
-            Some(won) if took >= won.saturating_mul(times) && took >= *won + more => Sample::Overdue(took),
-            // One that had little of the call's time is not to blame.
-            None if self.call.expired.load(Relaxed) && took >= self.call.allowed / 2 => Sample::Failed(took),
-            _ => Sample::AtLeast(took),
-        };
+        // One that had little of the call's time is not to blame.
+        let to_blame = self.call.expired.load(Relaxed) && took >= self.call.allowed / 2;
+        let sample = Sample::of_cut_off(took, self.call.won_in.get().copied(), to_blame);
         self.link.record(now, sample);
         // The first of a row of copies was late already when it was cut off: its time lies beyond all
         // percentiles that matter.

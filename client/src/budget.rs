@@ -1,5 +1,8 @@
 //! How many further copies may be sent. Pure.
 
+/// The part of a full bucket that is kept for calls that are very late.
+const KEPT: f64 = 0.3;
+
 /// A token bucket for hedges: each call brings a part of a token, each hedge takes one. So in any stretch
 /// of calls there are at most `burst + ratio * calls` hedges.
 #[derive(Clone, Copy, Debug)]
@@ -20,10 +23,18 @@ impl HedgeBudget {
         self.tokens = (self.tokens + self.ratio).min(self.burst.max(self.ratio));
     }
 
-    /// Whether a hedge may be sent; if so, it is paid for.
-    pub(crate) fn take(&mut self) -> bool {
+    /// A hedge was paid for, and a copy was taken back before its work began: all in all it was no load.
+    pub(crate) fn give_back(&mut self) {
+        self.tokens = (self.tokens + 1.0).min(self.burst.max(self.ratio));
+    }
+
+    /// Whether a hedge may be sent; if so, it is paid for. `again`: for a call that has been refused one before,
+    /// and still waits. A part of the bucket is for those: else hedges for calls that are hardly late would
+    /// leave nothing for the ones that are very late.
+    pub(crate) fn take(&mut self, again: bool) -> bool {
+        let kept = if again { 0.0 } else { (self.burst * KEPT).floor() };
         // Twenty times a twentieth is a little less than one.
-        let enough = self.tokens >= 1.0 - 1e-9;
+        let enough = self.tokens >= kept + 1.0 - 1e-9;
         if enough {
             self.tokens = (self.tokens - 1.0).max(0.0);
         }
@@ -72,9 +83,30 @@ mod tests {
         let mut hedges = 0;
         for _ in 0..200 {
             budget.call();
-            hedges += u32::from(budget.take());
+            hedges += u32::from(budget.take(true));
         }
         assert_eq!(hedges, 12);
+    }
+
+    #[test]
+    fn what_is_kept_for_the_very_late_is_not_for_those_that_are_a_little_late() {
+        let mut budget = HedgeBudget::new(0.0, 10);
+        assert_eq!((0..20).filter(|_| budget.take(false)).count(), 7);
+        assert_eq!((0..20).filter(|_| budget.take(true)).count(), 3);
+        let mut small = HedgeBudget::new(0.0, 2);
+        assert_eq!((0..20).filter(|_| small.take(false)).count(), 2);
+    }
+
+    #[test]
+    fn what_was_taken_back_costs_nothing_but_while_it_is_out_it_counts() {
+        let mut budget = HedgeBudget::new(0.05, 3);
+        for _ in 0..100 {
+            assert!(budget.take(true));
+            budget.give_back();
+        }
+        assert_eq!((0..10).filter(|_| budget.take(true)).count(), 3);
+        (0..10).for_each(|_| budget.give_back());
+        assert_eq!((0..10).filter(|_| budget.take(true)).count(), 3, "never more than the burst");
     }
 
     #[test]
@@ -103,7 +135,7 @@ mod tests {
             let mut budget = HedgeBudget::new(ratio, burst);
             let hedges: Vec<u32> = asks.iter().map(|asks| {
                 budget.call();
-                (0..*asks).map(|_| u32::from(budget.take())).sum()
+                (0..*asks).map(|_| u32::from(budget.take(true))).sum()
             }).collect();
             for from in 0..hedges.len() {
                 let mut sum = 0;

@@ -58,6 +58,10 @@ pub(crate) struct Field {
     answers: Vec<Bytes>,
     level: Level,
     once: Option<SentOnce>,
+    /// Hedges that were paid for, and not given back.
+    paid: usize,
+    /// A hedge was due, and not in the budget.
+    refused: bool,
     /// The code of the reply that was given to the caller.
     pub(crate) delivered: Code,
     started: Instant,
@@ -82,9 +86,20 @@ impl Field {
         once: Option<SentOnce>,
         started: Instant,
     ) -> Self {
-        let (free, running) = (links.into(), FuturesUnordered::new());
-        let (begun, answers) = (Vec::new(), Vec::new());
-        Self { shared, call, free, begun, running, answers, level, once, delivered: Code::Ok, started }
+        Self {
+            shared,
+            call,
+            free: links.into(),
+            begun: Vec::new(),
+            running: FuturesUnordered::new(),
+            answers: Vec::new(),
+            level,
+            once,
+            paid: 0,
+            refused: false,
+            delivered: Code::Ok,
+            started,
+        }
     }
 
     /// The reply to deliver; `None` when all failed.
@@ -175,7 +190,10 @@ impl Field {
         // Where all that runs is with members that are ill, and one is not: that is no extra load.
         let well = self.free.front().is_some_and(|link| !link.is_suspect(now));
         let rescue = well && race.runners().all(|number| self.is_suspect(number, now));
-        let allowed = rescue || (self.level != Level::Single && brakes.may_hedge());
+        let paid = !rescue && self.level != Level::Single && brakes.may_hedge(self.refused);
+        self.paid += usize::from(paid);
+        self.refused |= !paid;
+        let allowed = rescue || paid;
         let counter = if allowed { &stats.hedges } else { &stats.hedges_refused };
         counter.fetch_add(1, Relaxed);
         allowed
@@ -207,6 +225,10 @@ impl Field {
 
     fn withdraw(&mut self, number: u32) {
         self.shared.stats.withdrawn.fetch_add(1, Relaxed);
+        if self.paid > 0 {
+            self.paid -= 1;
+            self.shared.brakes.give_back();
+        }
         self.ended(number, Ended::Withdrawn);
         if let Some(begun) = self.attempt(number) {
             begun.abort.abort();

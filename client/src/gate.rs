@@ -1,7 +1,7 @@
 //! How much replication the members can bear. Pure.
 //!
-//! Two copies of everything shorten the tail only below about a quarter to a third of utilisation;
-//! beyond, the queues they make cost more than they save.
+//! Two copies of everything shorten the tail only below about a quarter to a third of utilisation (without
+//! them); beyond, the queues they make cost more than they save.
 
 /// What is still done of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,23 +14,32 @@ pub(crate) enum Level {
     Single,
 }
 
-/// Full below the first, single from the second on.
-const UP: [f64; 2] = [0.33, 0.75];
+/// Copies that go out at once end here, themselves included.
+const CROWDED: f64 = 0.75;
+/// From here on nothing is sent more than once.
+const SATURATED: f64 = 0.9;
 /// To go back, it must be clearly below.
-const DOWN: [f64; 2] = [0.25, 0.65];
+const NO_LONGER: f64 = 0.8;
+/// For copies that go out one after the other: from here on they keep a distance.
+const BUSY: f64 = 0.33;
+const IDLE: f64 = 0.25;
 
 impl Level {
-    /// The level at this utilisation, coming from another.
-    pub(crate) fn at(self, utilisation: f64) -> Self {
-        let [to_hedge, to_single] = match self {
-            Self::Full => UP,
-            Self::Hedge => [DOWN[0], UP[1]],
-            Self::Single => DOWN,
-        };
-        match utilisation {
-            u if u >= to_single => Self::Single,
-            u if u >= to_hedge => Self::Hedge,
-            _ => Self::Full,
+    /// The level at this utilisation, coming from another, for calls that are sent to so many `at_once`.
+    ///
+    /// Those multiply the load they are measured by. So they go on until the members are crowded, the copies
+    /// included; and begin again when all of the copies would have room.
+    pub(crate) fn at(self, utilisation: f64, at_once: usize) -> Self {
+        // `as` is exact for any number of copies there can be.
+        let (busy, idle) = if at_once > 1 { (CROWDED, CROWDED / at_once as f64) } else { (BUSY, IDLE) };
+        match self {
+            Self::Full if utilisation < busy => Self::Full,
+            // How busy they are without the copies is not known yet.
+            Self::Full if at_once > 1 => Self::Hedge,
+            Self::Full | Self::Hedge if utilisation >= SATURATED => Self::Single,
+            Self::Single if utilisation >= NO_LONGER => Self::Single,
+            _ if utilisation < idle => Self::Full,
+            _ => Self::Hedge,
         }
     }
 }
@@ -49,20 +58,32 @@ mod tests {
 
     #[test]
     fn full_when_idle_hedged_in_between_single_when_saturated() {
-        assert_eq!(Level::Full.at(0.1), Level::Full);
-        assert_eq!(Level::Full.at(0.5), Level::Hedge);
-        assert_eq!(Level::Hedge.at(0.8), Level::Single);
-        assert_eq!(Level::Full.at(0.95), Level::Single);
+        assert_eq!(Level::Full.at(0.1, 1), Level::Full);
+        assert_eq!(Level::Full.at(0.5, 1), Level::Hedge);
+        assert_eq!(Level::Hedge.at(0.9, 3), Level::Single);
+        assert_eq!(Level::Full.at(0.95, 1), Level::Single);
     }
 
     #[test]
     fn the_way_back_needs_a_clear_drop() {
-        assert_eq!(Level::Hedge.at(0.3), Level::Hedge);
-        assert_eq!(Level::Full.at(0.3), Level::Full);
-        assert_eq!(Level::Hedge.at(0.2), Level::Full);
-        assert_eq!(Level::Single.at(0.7), Level::Single);
-        assert_eq!(Level::Single.at(0.6), Level::Hedge);
-        assert_eq!(Level::Single.at(0.1), Level::Full);
+        assert_eq!(Level::Hedge.at(0.3, 1), Level::Hedge);
+        assert_eq!(Level::Full.at(0.3, 1), Level::Full);
+        assert_eq!(Level::Hedge.at(0.2, 1), Level::Full);
+        assert_eq!(Level::Single.at(0.85, 3), Level::Single);
+        assert_eq!(Level::Single.at(0.6, 3), Level::Hedge);
+        assert_eq!(Level::Single.at(0.1, 3), Level::Full);
+    }
+
+    #[test]
+    fn what_copies_add_does_not_end_them_until_the_members_are_saturated() {
+        // A fifth, and three copies of it.
+        assert_eq!(Level::Full.at(0.6, 3), Level::Full);
+        assert_eq!(Level::Full.at(0.8, 3), Level::Hedge);
+        // Without the copies it is known whether they have room.
+        assert_eq!(Level::Hedge.at(0.2, 3), Level::Full);
+        assert_eq!(Level::Hedge.at(0.3, 3), Level::Hedge);
+        assert_eq!(Level::Hedge.at(0.3, 2), Level::Full);
+        assert_eq!(Level::Full.at(0.95, 3).at(0.95, 3), Level::Single);
     }
 
     #[test]

@@ -82,8 +82,12 @@ mod race;
 mod reply;
 mod request;
 mod restraint;
+mod rules;
 mod service_config;
 mod stats;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 mod track;
 mod view;
 mod wellform;

@@ -20,21 +20,13 @@ use wardkeep_proto::context::{self, GRPC_TIMEOUT, REQUEST_ID, RequestContext};
 use crate::{
     Shared,
     attempt::Call,
-    decide::{Race, Rules},
+    decide::Race,
     error::{CallError, Report},
     field::Field,
-    gate::Level,
-    methods::{Plan, SentOnce},
     observe::CallSummary,
-    policy::{HedgeDelay, Policy},
     request::{Payload, Template},
-    window::Timings,
+    rules,
 };
-
-/// What [`Policy::All`] waits for before it sends the next copy, where copies are to be spared.
-const SPARING: HedgeDelay = HedgeDelay::Percentile(95.0);
-/// Once one of several tied copies has begun, the next goes out only if that takes longer than nearly all.
-const BEGUN_TOO_LONG: f64 = 99.0;
 
 /// A longer deadline is as good as none, and might overflow the clock.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
@@ -106,10 +98,11 @@ async fn run(
     };
     let prepared = tokio::time::timeout_at(deadline, prepare).await;
     let (payload, order) = prepared.map_err(|_| overdue(Vec::new()))??;
-    let level = shared.brakes.call(order.utilisation);
+    let level = shared.brakes.call(order.utilisation, plan.policy.width().0);
     let timings = shared.windows.of(&method);
-    let (rules, equals) = rules(shared, &plan, level, &timings, started);
-    let once = plan.once.or_else(|| sent_once(plan.policy, level));
+    let percentile = |percent| timings.percentile(started, percent);
+    let (rules, equals) = rules::of(&plan, level, shared.fatal, percentile);
+    let once = plan.once.or_else(|| rules::sent_once(plan.policy, level));
     let race = Race::new(rules, order.links.len(), order.equals.min(equals));
     let call = Call {
         template: Template { parts, payload },
@@ -159,53 +152,4 @@ async fn run(
         });
     }
     result
-}
-
-/// Why a call that may be repeated has one attempt only.
-fn sent_once(policy: Policy, level: Level) -> Option<SentOnce> {
-    match policy {
-        Policy::Single => Some(SentOnce::Policy),
-        Policy::Quorum { .. } => None,
-        _ => (level == Level::Single).then_some(SentOnce::Saturated),
-    }
-}
-
-/// What a race of this plan may do at this level, and how many members copies may go to.
-fn rules(shared: &Shared, plan: &Plan, level: Level, timings: &Timings, now: Instant) -> (Rules, usize) {
-    let fatal = plan.fatal.unwrap_or(shared.fatal);
-    let once = Rules::once(fatal);
-    if !plan.repeatable() {
-        return (once, usize::MAX);
-    }
-    let (first, most) = plan.policy.width();
-    let repeatable = Rules { repeatable: true, first, most, ours: plan.fatal.is_none(), ..once };
-    let delay = |delay| match delay {
-        HedgeDelay::Percentile(p) => timings.percentile(now, p).unwrap_or(HedgeDelay::COLD),
-        // Under load a delay below the median would hedge every other call.
-        HedgeDelay::Fixed(delay) if level != Level::Full => {
-            timings.percentile(now, 50.0).unwrap_or_default().max(delay)
-        }
-        HedgeDelay::Fixed(delay) => delay,
-    };
-    match plan.policy {
-        Policy::Single => (repeatable, usize::MAX),
-        Policy::All(_) if level == Level::Full => (repeatable, usize::MAX),
-        Policy::All(_) => {
-            let spared = Rules { first: 1, delay: Some(delay(SPARING)), eager: true, ..repeatable };
-            (spared, first)
-        }
-        Policy::Hedged { delay: after, .. } => {
-            (Rules { delay: Some(delay(after)), eager: true, ..repeatable }, usize::MAX)
-        }
-        Policy::Tied { delay: after, .. } => {
-            let long = timings.percentile(now, BEGUN_TOO_LONG).unwrap_or(HedgeDelay::COLD * 2);
-            let after = delay(after);
-            let tied = Some(long.max(after * 2));
-            (Rules { delay: Some(after), tied, eager: true, ..repeatable }, usize::MAX)
-        }
-        Policy::Quorum { equal, .. } => {
-            let equal = usize::try_from(equal.max(1)).unwrap_or(usize::MAX);
-            (Rules { equal, ..repeatable }, usize::MAX)
-        }
-    }
 }

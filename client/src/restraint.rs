@@ -16,11 +16,14 @@ use crate::{
 
 /// How far replication may go. The defaults suit most services.
 ///
-/// * Hedges (further copies by a delay) are at most 5 % of calls, after a burst of 10. Copies that replace a
-///   failed attempt, or one whose member is known to be dead or stuck, are no extra load and are not counted.
-/// * As the members get busier, [`Policy::All`](crate::Policy::All) becomes hedging, and then a single
-///   attempt; hedged and tied calls become single. How busy a member is it says itself
-///   (`wardkeep-load`), or its answers do by taking longer than at their best. Quorums stay what they are.
+/// * Hedges (further copies by a delay) are at most 5 % of calls, after a burst of 10, the last three of which are
+///   for calls that have waited for longer than one delay. Copies that replace a
+///   failed attempt, or one whose member is known to be dead or stuck, are no extra load and are not counted;
+///   nor is a tied copy that was taken back before its work began.
+/// * As the members get busier, [`Policy::All`](crate::Policy::All) becomes hedging (three quarters, the copies
+///   included), and then, as hedged and tied calls, a single attempt (nine tenths). How busy a member is it says
+///   itself (`wardkeep-load`, or that it has no room), or its answers do by taking longer than at their best.
+///   Quorums stay what they are.
 /// * Losers are cancelled at once, but no more of them than a connection bears: on a connection to a server
 ///   that is not known to be a node of ours, at most 100 in a second, and at most 10 that the server may not
 ///   have seen. Beyond, a loser is left to finish for 500 ms.
@@ -92,7 +95,8 @@ pub(crate) struct Brakes {
     budget: Mutex<HedgeBudget>,
     throttle: Option<Mutex<Throttle>>,
     step_down: bool,
-    level: AtomicU8,
+    /// Of calls sent to one member first, to two at once, three, and more.
+    levels: [AtomicU8; 4],
 }
 
 impl Brakes {
@@ -101,29 +105,36 @@ impl Brakes {
             budget: Mutex::new(HedgeBudget::new(restraint.hedge_ratio, restraint.hedge_burst)),
             throttle: throttle.map(Mutex::new),
             step_down: restraint.step_down,
-            level: AtomicU8::new(0),
+            levels: Default::default(),
         }
     }
 
-    /// A call begins, while the members are so busy: what may be done for it.
-    pub(crate) fn call(&self, utilisation: f64) -> Level {
+    /// A call that would be sent to so many `at_once` begins, while the members are so busy: what may be done
+    /// for it.
+    pub(crate) fn call(&self, utilisation: f64, at_once: usize) -> Level {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).call();
         if !self.step_down {
             return Level::Full;
         }
-        let level = match self.level.load(Relaxed) {
+        let at = &self.levels[at_once.clamp(1, self.levels.len()) - 1];
+        let level = match at.load(Relaxed) {
             0 => Level::Full,
             1 => Level::Hedge,
             _ => Level::Single,
         };
-        let level = level.at(utilisation);
-        self.level.store(level as u8, Relaxed);
+        let level = level.at(utilisation, at_once);
+        at.store(level as u8, Relaxed);
         level
     }
 
-    /// Whether a hedge may go out; if so, it is paid for.
-    pub(crate) fn may_hedge(&self) -> bool {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Whether a hedge may go out; if so, it is paid for. `again`: the call was refused one before.
+    pub(crate) fn may_hedge(&self, again: bool) -> bool {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(again)
+    }
+
+    /// A copy was taken back before its work began, after a hedge was paid for.
+    pub(crate) fn give_back(&self) {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).give_back();
     }
 
     pub(crate) fn is_throttled(&self) -> bool {

@@ -37,8 +37,26 @@ pub(crate) enum Sample {
     AtLeast(Duration),
     /// As `AtLeast`, and far longer than others took.
     Overdue(Duration),
+    /// As `Failed`, because it has no room for more.
+    Full(Duration),
     /// It could not be reached.
     Unreachable,
+}
+
+/// A loser took far longer than the winner: so many times its time, and so much more.
+const OVERDUE: (u32, Duration) = (3, Duration::from_millis(10));
+
+impl Sample {
+    /// What an attempt tells that was cut off after so long. `won`: how long the one that won took, if one
+    /// did; `to_blame`: the call's time ran out, and this attempt had enough of it.
+    pub(crate) fn of_cut_off(took: Duration, won: Option<Duration>, to_blame: bool) -> Self {
+        let (times, more) = OVERDUE;
+        match won {
+            Some(won) if took >= won.saturating_mul(times) && took >= won + more => Self::Overdue(took),
+            None if to_blame => Self::Failed(took),
+            _ => Self::AtLeast(took),
+        }
+    }
 }
 
 /// Whether to trust a member.
@@ -109,6 +127,11 @@ impl Track {
             Sample::Failed(took) => {
                 self.spent += took.max(PENALTY).as_secs_f64();
                 self.strike(now, 1, false);
+            }
+            Sample::Full(took) => {
+                self.spent += took.max(PENALTY).as_secs_f64();
+                self.strike(now, 1, false);
+                self.told_load(now, 1.0);
             }
             Sample::AtLeast(took) => {
                 self.spent += took.as_secs_f64();
@@ -346,6 +369,13 @@ mod tests {
         assert_eq!(member.utilisation(NOW), Some(0.1));
         assert!(member.utilisation(NOW + LOAD_LASTS).unwrap() > 0.5);
         assert_eq!(Track::new().utilisation(NOW), None);
+    }
+
+    #[test]
+    fn who_has_no_room_is_as_busy_as_can_be_for_a_while() {
+        let member = track([Sample::Answered(MS), Sample::Full(MS)]);
+        assert_eq!(member.utilisation(NOW), Some(1.0));
+        assert_eq!(member.utilisation(NOW + LOAD_LASTS), None);
     }
 
     #[test]

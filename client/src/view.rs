@@ -19,7 +19,7 @@ use crate::{
     gate,
     member::Member,
     stats::MemberStats,
-    track::Standing,
+    track::{Standing, Track},
 };
 
 /// Seconds an answer is taken to need while nothing is known of any member.
@@ -166,32 +166,47 @@ impl Members {
 
 /// Seconds that an answer takes at a member in the middle.
 fn usual(peers: &[&Peer]) -> f64 {
-    let mut means: Vec<f64> = peers.iter().filter_map(|p| p.link.health().track.known_mean()).collect();
+    middle(peers.iter().filter_map(|p| p.link.health().track.known_mean()))
+}
+
+/// Of the means that are known; [`USUAL`] if none is.
+pub(crate) fn middle(means: impl Iterator<Item = f64>) -> f64 {
+    let mut means: Vec<f64> = means.collect();
     means.sort_by(f64::total_cmp);
     means.get(means.len().saturating_sub(1) / 2).copied().unwrap_or(USUAL)
 }
 
 fn candidate<'a>(peer: &'a Peer, repeatable: bool, usual: f64, at: Duration) -> (Candidate<'a>, Option<f64>) {
     let link = &peer.link;
-    let health = link.health();
-    let track = &health.track;
+    let track = &link.health().track;
+    let (class, cost) = rate(track, link.is_suspected(), link.in_flight(), repeatable, usual, at);
+    (Candidate { labels: &peer.labels, class, cost }, track.utilisation(at))
+}
+
+/// How willingly a member is asked, and what an answer costs: the less, the better.
+pub(crate) fn rate(
+    track: &Track,
+    suspected: bool,
+    in_flight: usize,
+    repeatable: bool,
+    usual: f64,
+    at: Duration,
+) -> (Class, f64) {
     let class = match track.standing(at) {
         Standing::Probation => Class::Shunned,
-        _ if link.is_suspected() => Class::Suspected,
+        _ if suspected => Class::Suspected,
         Standing::Good if repeatable && track.is_stale(at) => Class::Probe,
         Standing::Good => Class::Good,
         // Only a call that can move on tries one that may be ill.
         Standing::ProbeDue if repeatable || track.was_unreachable() => Class::Probe,
         Standing::ProbeDue => Class::Suspected,
     };
-    let utilisation = track.utilisation(at);
-    let free = 1.0 - utilisation.unwrap_or_default().clamp(0.0, 0.9);
+    let free = 1.0 - track.utilisation(at).unwrap_or_default().clamp(0.0, 0.9);
     // `as` is exact for any number of calls there can be.
-    let queue = link.in_flight() as f64 + 1.0;
+    let queue = in_flight as f64 + 1.0;
     // What is long past says nothing of its speed.
     let mean = if track.is_stale(at) { usual } else { track.mean(at, usual) };
-    let cost = mean * queue * track.slow_start(at) / free;
-    (Candidate { labels: &peer.labels, class, cost }, utilisation)
+    (class, mean * queue * track.slow_start(at) / free)
 }
 
 /// Whether a member is back, or not what it was: nothing is held against the new one.

@@ -20,7 +20,7 @@ async fn width(stage: Stage) -> u32 {
 
 #[tokio::test(start_paused = true)]
 async fn all_is_all_when_idle_and_one_when_busy() {
-    for (load, wanted) in [("0", 2), ("0.2", 2), ("0.5", 1), ("0.9", 1)] {
+    for (load, wanted) in [("0", 2), ("0.2", 2), ("0.5", 2), ("0.8", 1), ("0.9", 1)] {
         assert_eq!(width(busy(load).policy(Policy::All(2))).await, wanted, "at a load of {load}");
     }
     // Who asks for no stepping down gets none; a quorum is none with less.
@@ -33,7 +33,12 @@ async fn all_is_all_when_idle_and_one_when_busy() {
 #[tokio::test(start_paused = true)]
 async fn in_between_the_second_copy_goes_out_when_the_first_is_late_and_when_saturated_not_at_all() {
     for (load, hedged, once) in [("0.5", true, None), ("0.9", false, Some(SentOnce::Saturated))] {
-        let act = move |n| if n < 4 { Busy(1, load) } else { Busy(400, load) };
+        // Of a load that is there without copies.
+        let act = move |n| match n {
+            ..2 => Busy(1, "0.9"),
+            ..4 => Busy(1, load),
+            _ => Busy(400, load),
+        };
         let stage = Stage::new().policy(Policy::All(2)).replica("a", act).replica("b", act);
         let channel = stage.channel();
         let mut last = None;

@@ -158,7 +158,7 @@ async fn a_call_that_shares_the_id_of_the_request_it_serves_is_not_known_by_it()
 async fn load_is_told_to_those_who_sent_a_request_id_and_not_to_strangers() {
     within(async {
         let insides = Insides::default();
-        for (ward, wanted) in [(trouble(&insides).concurrency(2), Some("0.50")), (trouble(&insides), None)] {
+        for (ward, has_places) in [(trouble(&insides).concurrency(2), true), (trouble(&insides), false)] {
             let node = node([ward]).await;
             node.running("trouble", 1).await;
             let caller = Caller::to(&node).await;
@@ -169,13 +169,18 @@ async fn load_is_told_to_those_who_sent_a_request_id_and_not_to_strangers() {
                 assert_eq!((load.len(), load.as_bytes()[1]), (4, b'.'), "{load}");
                 assert!(!caller.start(what, &[]).await.end().await.contains_key("wardkeep-load"));
             }
-            // Of two places this one has one.
+            // Of two places this one has one. What is told is a mean, which comes near it.
             let mut tied = named(Uuid::now_v7(), 1).to_vec();
             tied.push(("wardkeep-tied", "1".to_owned()));
             let begun = caller.start("forever", &tied).await;
-            let beside = caller.start("ok", &named(Uuid::now_v7(), 1)).await.end().await;
-            if let Some(wanted) = wanted {
-                assert_eq!(text(&beside, "wardkeep-load"), wanted);
+            while has_places {
+                let beside = caller.start("ok", &named(Uuid::now_v7(), 1)).await.end().await;
+                let load: f64 = text(&beside, "wardkeep-load").parse().unwrap();
+                assert!(load <= 0.65, "{load}");
+                if load >= 0.45 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             drop(begun);
             node.stop().await;

@@ -2,10 +2,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use crate::{
-    plot,
-    report::{self, Report, Spread, Table},
-};
+use crate::report::{self, Report, Spread, Table};
 
 const PAGE: &str = "docs/benchmarks.md";
 
@@ -15,25 +12,23 @@ const HEAD: &str = "\
 Made by `cargo measure` from `bench/results/*.json`; edits here are lost. Figures are of one machine on one day and no
 promise: what carries over is how things compare. Whatever is in one table ran in turns, several rounds;
 a figure is the median of its rounds, with the lowest and the highest in brackets, and the last column divides the first
-by the baseline's, round by round. The clock has steps of about 0.01 µs and takes 0.02 µs itself: below 0.1 µs a figure
-says little more than that it is small.
+by the baseline's, round by round (where others are compared as well, its head says which). The clock has steps of about
+0.01 µs and takes 0.02 µs itself: below 0.1 µs a figure says little more than that it is small.
 ";
 
-pub fn write() -> Result<(), Box<dyn std::error::Error>> {
-    let reports = report::load()?;
-    fs::create_dir_all(report::path("docs/benchmarks"))?;
-    for report in &reports {
-        let plot = plot::of(&report.tables[0])?;
-        fs::write(report::path(&format!("docs/benchmarks/{}.svg", report.group)), plot)?;
-    }
-    fs::write(report::path(PAGE), render(&reports))?;
-    Ok(())
+/// Makes it anew.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(reports: &[Report]) -> std::io::Result<()> {
+    fs::write(report::path(PAGE), render(reports))
 }
 
 fn render(reports: &[Report]) -> String {
     let mut page = HEAD.to_owned();
     for report in reports {
-        group(&mut page, report).expect("a string takes everything");
+        // A string takes everything.
+        let _ = group(&mut page, report);
     }
     page
 }
@@ -61,7 +56,8 @@ fn group(page: &mut String, report: &Report) -> std::fmt::Result {
             more from run to run than the brackets say."
         )?;
     }
-    writeln!(page, "\n![{}](benchmarks/{}.svg)", report.tables[0].name, report.group)?;
+    let drawn = report.curves.first().unwrap_or(&report.tables[0].name);
+    writeln!(page, "\n![{drawn}](benchmarks/{}.svg)", report.group)?;
     writeln!(page, "\nGoals:\n")?;
     for goal in &report.goals {
         writeln!(page, "* {}: {}.", if goal.met { "Met" } else { "**Missed**" }, goal.what)?;
@@ -77,18 +73,30 @@ fn group(page: &mut String, report: &Report) -> std::fmt::Result {
 
 fn table(page: &mut String, table: &Table, command: &str) -> std::fmt::Result {
     writeln!(page, "\n### {}\n\n{} (`{command}`)\n", table.name, table.about)?;
-    writeln!(page, "| | {} | to *{}* |", table.columns.join(" | "), table.baseline)?;
-    writeln!(page, "|---|{}---:|", "---:|".repeat(table.columns.len()))?;
+    let mut columns = table.columns.clone();
+    columns.push(format!("to *{}*", table.baseline));
+    let also = table.also.iter().filter_map(|&column| table.columns.get(column));
+    columns.extend(also.map(|column| {
+        let column = column.rsplit_once(" in ").map_or(column.as_str(), |(column, _)| column);
+        format!("{column}, to *{}*", table.baseline)
+    }));
+    writeln!(page, "| | {} |", columns.join(" | "))?;
+    writeln!(page, "|---|{}", "---:|".repeat(columns.len()))?;
     for row in &table.rows {
-        let cells: Vec<_> = row.cells.iter().copied().map(cell).collect();
-        let ratio = if row.name == table.baseline { "1".to_owned() } else { cell(row.ratio) };
-        writeln!(page, "| {} | {} | {ratio} |", row.name, cells.join(" | "))?;
+        let ratios = std::iter::once(row.ratio).chain(row.also.iter().copied());
+        let ratio = |it| if row.name == table.baseline { "1".to_owned() } else { cell(it) };
+        let cells: Vec<_> = row.cells.iter().copied().map(cell).chain(ratios.map(ratio)).collect();
+        writeln!(page, "| {} | {} |", row.name, cells.join(" | "))?;
     }
     Ok(())
 }
 
-fn cell(spread: Option<Spread>) -> String {
-    let Some(Spread { median, lowest, highest }) = spread else { return "—".to_owned() };
+fn cell(it: Option<Spread>) -> String {
+    it.map_or("—".to_owned(), spread)
+}
+
+/// A figure, and both ends where they differ.
+pub(crate) fn spread(Spread { median, lowest, highest }: Spread) -> String {
     if lowest == highest {
         return number(median);
     }
