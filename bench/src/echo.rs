@@ -189,7 +189,7 @@ async fn serve(kind: Kind, listener: TcpListener, speaker: Speaker) {
                 .timeout(TIMEOUT)
                 .concurrency_limit_per_connection(MOST_AT_A_TIME)
                 .layer(TraceLayer::new_for_grpc().make_span_with(
-                    |request: &http::Request<_>| tracing::info_span!("call", method = %request.uri().path()),
+                    |request: &tonic::codegen::http::Request<_>| tracing::info_span!("call", method = %request.uri().path()),
                 ))
                 .add_service(EchoServer::new(speaker));
             server.serve_with_incoming(incoming()).await.expect("it serves");

@@ -127,9 +127,19 @@ fn next(all: &[Candidate<'_>], asked: &[usize], pool: &[usize], equal: bool, tur
             .collect();
         (all[*i].class, old)
     };
-    let allowed: Vec<(usize, _)> = pool.iter().filter(allowed).map(|i| (*i, rank(i))).collect();
-    let best = allowed.iter().map(|(_, rank)| rank).min()?;
-    let best: Vec<usize> = allowed.iter().filter(|(_, rank)| rank == best).map(|(i, _)| *i).collect();
+    // Those of the lowest rank so far, in the pool's order.
+    let mut best: Vec<usize> = Vec::with_capacity(pool.len());
+    let mut lowest = None;
+    for i in pool.iter().filter(allowed) {
+        let rank = Some(rank(i));
+        if lowest.is_none() || rank < lowest {
+            lowest = rank;
+            best.clear();
+        } else if rank > lowest {
+            continue;
+        }
+        best.push(*i);
+    }
     // The one whose turn it is, and another at random.
     let first = *best.first()?;
     let others = u64::try_from(best.len()).ok()?.checked_sub(1).filter(|n| *n > 0);

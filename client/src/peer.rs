@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use http::{HeaderMap, StatusCode, header, response};
+use http::{HeaderMap, HeaderName, StatusCode, header, response};
 use wardkeep_proto::{
     Error,
     context::{self, INCARNATION, NODE, WARD},
@@ -12,7 +12,11 @@ use wardkeep_proto::{
 use crate::error::{AttemptError, chain};
 
 /// Keys that only the end of a reply may have. In a head they would be taken for those of its end.
-const OF_THE_END: [&str; 3] = [ERROR_ID_KEY, "grpc-message", "grpc-status-details-bin"];
+const OF_THE_END: [HeaderName; 3] = [
+    HeaderName::from_static(ERROR_ID_KEY),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status-details-bin"),
+];
 
 /// Whether the call is made on behalf of somebody else's.
 fn serving() -> bool {
@@ -79,7 +83,7 @@ impl Peer {
         if encoding.is_some_and(|encoding| !wanted(encoding)) {
             return Err(self.malformed("an encoding that was not asked for"));
         }
-        OF_THE_END.iter().for_each(|key| _ = head.headers.remove(*key));
+        OF_THE_END.iter().for_each(|key| _ = head.headers.remove(key));
         if !self.trusted {
             [NODE, WARD, INCARNATION].iter().for_each(|key| _ = head.headers.remove(key));
         }

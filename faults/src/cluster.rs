@@ -21,6 +21,7 @@ use wardkeep_proto::v1::{self, Verdict, WardState, operator_client::OperatorClie
 use crate::{
     Outcome, Stuck, Trying as _,
     answer::{Path, expected},
+    containers::Containers,
     pb::{Question, Trouble, answer_client::AnswerClient},
     process::{self, MARK, PARENT},
     proxy::Proxy,
@@ -89,6 +90,7 @@ pub struct Cluster {
     program: PathBuf,
     options: Options,
     supervisor: Option<Child>,
+    containers: Option<Containers>,
     address: SocketAddr,
     /// Its nodes.
     pub nodes: Vec<Place>,
@@ -134,7 +136,40 @@ impl Cluster {
         let endpoint = wardkeep_client::endpoint(&format!("http://{address}")).trying("its address")?;
         let channel = endpoint.connect_lazy();
         let program = program.to_owned();
-        Ok(Self { disk: None, dir, run, program, options, supervisor: None, address, nodes, channel })
+        let (disk, supervisor, containers) = (None, None, None);
+        Ok(Self { disk, dir, run, program, options, supervisor, containers, address, nodes, channel })
+    }
+
+    /// Starts it in containers of this image, and waits until all are well.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn start_in_containers(image: &str) -> Outcome<Self> {
+        let mut cluster = Self::prepare(FilePath::new(image), Options::default(), 0).await?;
+        let containers = Containers::prepare(image, &cluster.run).await?;
+        cluster.address = containers.supervisor();
+        for place in &mut cluster.nodes {
+            place.address = containers.node(place.path);
+        }
+        cluster.channel = wardkeep_client::endpoint(&cluster.uri()).trying("its address")?.connect_lazy();
+        let config = cluster.dir.path().join("supervisor.toml");
+        fs::write(&config, containers.config()).trying(config.display())?;
+        cluster.containers = Some(containers);
+        let containers = cluster.containers()?;
+        containers.start_supervisor(&config).await?;
+        for path in Path::ALL {
+            containers.start_node(path).await?;
+        }
+        cluster.well(PATIENCE).await?;
+        Ok(cluster)
+    }
+
+    /// Its containers.
+    ///
+    /// # Errors
+    /// It is made of processes.
+    pub fn containers(&self) -> Outcome<&Containers> {
+        self.containers.as_ref().ok_or_else(|| Stuck("there are no containers".to_owned()))
     }
 
     /// Where the supervisor keeps its data.
@@ -332,7 +367,7 @@ impl Cluster {
                 well: node.attending
                     && node.verdict() == Verdict::Healthy
                     && !node.draining
-                    && wards.len() == 3
+                    && wards.len() == self.wards()
                     && wards.iter().all(runs),
                 wards: wards
                     .iter()
@@ -343,6 +378,11 @@ impl Cluster {
             Some((info.name.clone(), facts))
         });
         Ok(nodes.collect())
+    }
+
+    /// Of each node. In a container there is no program to run.
+    fn wards(&self) -> usize {
+        if self.containers.is_some() { 2 } else { 3 }
     }
 
     /// One node.
@@ -439,7 +479,7 @@ impl Cluster {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Ends it in order: the supervisor is told, and ends its nodes.
+    /// Ends it in order: the supervisor is told, and ends its nodes. Containers are removed.
     ///
     /// # Errors
     /// It does not end well, or leaves something running.
@@ -472,7 +512,10 @@ impl Drop for Cluster {
             let _ = fs::create_dir_all(&keep);
             let to = FilePath::new(&keep).join(&self.run);
             // For whoever wants to look into the logs of what failed.
-            let _ = std::process::Command::new("cp").arg("-r").arg(self.dir.path()).arg(to).status();
+            let _ = std::process::Command::new("cp").arg("-r").arg(self.dir.path()).arg(&to).status();
+            if let Some(containers) = &self.containers {
+                containers.keep_logs(&to);
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What breaks wardkeep on purpose: a TCP fault [`proxy`] for tests, and the fault suite, which runs a real
-//! [`cluster`] of processes under a steady [`load`] of replicated calls with checked answers, injects a fault
+//! [`cluster`] of processes, or of [`containers`], under a steady [`load`] of replicated calls with checked answers, injects a fault
 //! and says what came of it. `docs/faults.md` has the table.
 #![forbid(unsafe_code)]
 
 pub mod answer;
 pub mod attack;
 pub mod cluster;
+pub mod containers;
 pub mod load;
 pub mod node;
 pub mod observe;

@@ -11,10 +11,11 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use wardkeep_faults::{
     Outcome, Stuck, Trying as _,
+    containers::{self, Image},
     node::{self, NodeArgs},
     process,
     proxy::{Faults, Proxy, Way},
-    suite::{self, Row},
+    suite::{self, Fault, Home, Row},
     world::{self, Powers},
 };
 use wardkeep_node::{
@@ -42,6 +43,12 @@ struct Suite {
     /// The short selection that CI makes
     #[arg(long, conflicts_with = "names")]
     short: bool,
+    /// Only those of clusters of processes, or of containers [default: both]
+    #[arg(long, value_name = "OF", value_parser = ["process", "docker"])]
+    cluster: Option<String>,
+    /// The image of containers, which has this suite's program statically linked [default: made, and removed]
+    #[arg(long)]
+    image: Option<String>,
     /// For whatever is random
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -118,10 +125,24 @@ struct ProxyArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    let mut rows = Vec::new();
     // Before there is another thread: those would stay where they are.
     let powers = match &cli.command {
-        None | Some(Command::Soak(_)) => world::apart(),
+        None if cli.suite.list => Powers { docker: containers::can(), ..world::apart() },
+        None => {
+            match cli.suite.containers_first() {
+                Ok(first) => rows = first,
+                Err(stuck) => return fail(&stuck),
+            }
+            let containers_only = cli.suite.wanted().iter().all(|fault| fault.home == Home::Docker);
+            if containers_only {
+                Powers { docker: containers::can(), ..Powers::default() }
+            } else {
+                world::apart()
+            }
+        }
+        Some(Command::Soak(_)) => world::apart(),
         Some(_) => Powers::default(),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -130,7 +151,7 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(async {
         match cli.command {
-            None => run_suite(cli.suite, powers).await,
+            None => run_suite(cli.suite, powers, rows).await,
             Some(Command::Soak(args)) => soak(args).await,
             Some(Command::Proxy(args)) => proxy(*args).await,
             Some(Command::Node(args)) => run_node(args).await,
@@ -151,12 +172,45 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-async fn run_suite(args: Suite, powers: Powers) -> Outcome<ExitCode> {
+impl Suite {
+    /// The faults that are wanted, in the order in which they are made.
+    fn wanted(&self) -> Vec<Fault> {
+        let wanted = |fault: &Fault| {
+            let named = self.names.iter().any(|name| name == fault.name);
+            let here = self.cluster.as_deref().is_none_or(|cluster| cluster == fault.home.word());
+            here && (named || self.names.is_empty() && (fault.short || !self.short))
+        };
+        suite::all().into_iter().filter(wanted).collect()
+    }
+
+    /// What is to be done on the network as it is, where containers are reached, before this process moves to one of
+    /// its own: a process of its own does that. Its rows.
+    fn containers_first(&mut self) -> Outcome<Vec<Row>> {
+        let (of_containers, others): (Vec<Fault>, Vec<Fault>) =
+            self.wanted().into_iter().partition(|fault| fault.home == Home::Docker);
+        if others.is_empty() || of_containers.is_empty() || !containers::can() {
+            return Ok(Vec::new());
+        }
+        self.names = others.iter().map(|fault| fault.name.to_owned()).collect();
+        self.short = false;
+        let report = tempfile::NamedTempFile::new().trying("a report")?;
+        let mut part = std::process::Command::new(std::env::current_exe().trying("this program")?);
+        part.args(of_containers.iter().map(|fault| fault.name)).args(["--seed", &self.seed.to_string()]);
+        part.args(self.image.iter().flat_map(|image| ["--image", image])).arg("--report").arg(report.path());
+        part.env(process::PARENT, std::process::id().to_string());
+        let ended = part.status().trying("the part with containers")?;
+        let rows = std::fs::read(report.path()).trying("its report")?;
+        serde_json::from_slice(&rows)
+            .map_err(|_| Stuck(format!("the part with containers ended with {ended}")))
+    }
+}
+
+async fn run_suite(args: Suite, powers: Powers, mut rows: Vec<Row>) -> Outcome<ExitCode> {
     let all = suite::all();
     if args.list {
         for fault in &all {
             let lacking = fault.lacking(powers).map_or(String::new(), |why| format!(" [{why}]"));
-            say(&format!("{:28}{}{lacking}", fault.name, fault.promised));
+            say(&format!("{:30}{}{lacking}", fault.name, fault.promised));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -164,31 +218,41 @@ async fn run_suite(args: Suite, powers: Powers) -> Outcome<ExitCode> {
         eprintln!("cargo faults: there is no fault {unknown}; see cargo faults --list");
         return Ok(ExitCode::from(2));
     }
-    let wanted = |fault: &&suite::Fault| match args.short {
-        true => fault.short,
-        false => args.names.is_empty() || args.names.iter().any(|name| name == fault.name),
-    };
     let program = std::env::current_exe().trying("this program")?;
-    let mut rows = Vec::new();
+    let wanted = args.wanted();
     let made = async {
-        for fault in all.iter().filter(wanted) {
+        let of_containers = |fault: &Fault| fault.home == Home::Docker && fault.lacking(powers).is_none();
+        let image = match args.image {
+            _ if !wanted.iter().any(of_containers) => None,
+            Some(image) => Some(Image::of(image)),
+            None => Some(Image::make().await?),
+        };
+        for fault in &wanted {
             if let Some(why) = fault.lacking(powers) {
-                say(&format!("{:28}skipped: {why}", fault.name));
+                say(&format!("{:30}skipped: {why}", fault.name));
                 continue;
             }
-            let row = fault.row(&program, powers, args.seed).await;
+            let from = match (fault.home, &image) {
+                (Home::Docker, Some(image)) => Path::new(image.name()),
+                _ => &program,
+            };
+            let row = fault.row(from, powers, args.seed).await;
             tell(&row);
             rows.push(row);
         }
+        Outcome::Ok(())
     };
     let interrupted = tokio::select! {
-        () = made => false,
+        made = made => { made?; false }
         () = shutdown_signal() => true,
+        () = process::suite_ended() => true,
     };
     if interrupted {
         return Ok(ExitCode::from(130));
     }
-    say(&format!("\n{}", suite::table(&rows)));
+    if std::env::var_os(process::PARENT).is_none() {
+        say(&format!("\n{}", suite::table(&rows)));
+    }
     write_report(&args.report, &rows)?;
     Ok(if rows.iter().all(|row| row.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -196,7 +260,7 @@ async fn run_suite(args: Suite, powers: Powers) -> Outcome<ExitCode> {
 fn tell(row: &Row) {
     let ms = |value: Option<u64>| value.map_or("-".to_owned(), |ms| format!("{ms} ms"));
     say(&format!(
-        "{:28}{}  detected {}, healed {}; {} calls, {} failed, {} wrong, {} lost; {} restarts, {} false",
+        "{:30}{}  detected {}, healed {}; {} calls, {} failed, {} wrong, {} lost; {} restarts, {} false",
         row.fault,
         if row.ok { "ok    " } else { "BROKEN" },
         ms(row.detected_ms),

@@ -42,6 +42,12 @@ pub struct NodeArgs {
     /// Where clients reach it, if not where it listens
     #[arg(long)]
     advertise: Option<String>,
+    /// Accept plaintext on an address other machines can reach
+    #[arg(long)]
+    insecure: bool,
+    /// Host no program: there is none to run in a container of one file
+    #[arg(long)]
+    no_program: bool,
     /// A panic in a handler restarts its ward
     #[arg(long)]
     restart_on_panic: bool,
@@ -118,8 +124,14 @@ pub async fn run(args: NodeArgs) -> Result<(), Error> {
             Ward::task("tick", move |context| tick(context, for_ticks.clone()))
                 .group(format!("{name}-tick"))
                 .pulse_timeout(Duration::from_secs(5)),
-        )
-        .ward(Ward::process("program", Program::new("sleep").arg("1000000")).grace(Duration::from_secs(1)));
+        );
+    if !args.no_program {
+        let program = Program::new("sleep").arg("1000000");
+        builder = builder.ward(Ward::process("program", program).grace(Duration::from_secs(1)));
+    }
+    if args.insecure {
+        builder = builder.insecure();
+    }
     if let Some(supervisor) = args.supervisor {
         builder = builder.supervisor(supervisor);
     }

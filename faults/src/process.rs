@@ -66,6 +66,14 @@ pub fn end_with_the_suite() {
     });
 }
 
+/// Waits until the suite that this one is a part of has ended. Without one: forever.
+pub async fn suite_ended() {
+    let Some(parent) = std::env::var(PARENT).ok() else { return std::future::pending().await };
+    while fs::exists(format!("/proc/{parent}")).unwrap_or(false) {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// What a process uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -22,6 +22,8 @@ pub struct Powers {
     pub mount: bool,
     /// Other clocks.
     pub faketime: Option<&'static str>,
+    /// Containers.
+    pub docker: bool,
 }
 
 const FAKETIME: [&str; 2] = [

@@ -24,21 +24,12 @@ unset WARDKEEP_SUPERVISOR WARDKEEP_LOG_FORMAT RUST_LOG
 
 # ------------------------------------------------------------------------------------------- the builds
 
-# Three binaries from one source, unlike in optimisation, debug information, symbols and linking. The
-# static one needs all dependencies anew, for the flag: without optimisation that takes a minute.
+# Three binaries from one source, unlike in optimisation, debug information, symbols and linking.
 build() {
-  local host
-  host=$(rustc -vV | sed -n 's/^host: //p')
   cargo build --locked --bin trouble --bin wardkeep
   cargo build --locked --release --bin trouble
-  RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --bin trouble --bin wardkeep \
-    --target "$host" --profile static \
-    --config 'profile.static.inherits="dev"' --config 'profile.static.debug=false'
   mkdir "$work/static"
-  local name
-  for name in trouble wardkeep; do
-    strip -o "$work/static/$name" "$TARGET/$host/static/$name"
-  done
+  interop/docker/static.sh "$work/static" trouble wardkeep
 }
 
 # ------------------------------------------------------------------------------------ what runs them here

@@ -122,9 +122,10 @@ impl NodeBuilder {
         self
     }
 
-    /// Where clients reach it, if not at the address it listens on.
+    /// Where clients reach it, if not at the address it listens on. `{hostname}` is this machine's. Without it, a
+    /// node that listens on all addresses is to be reached by that name.
     pub fn advertise(mut self, uri: impl Into<String>) -> Self {
-        self.advertise = Some(uri.into());
+        self.advertise = Some(with_hostname(&uri.into()));
         self
     }
 
@@ -316,12 +317,24 @@ impl NodeBuilder {
             labels: self.labels.clone().into_iter().collect(),
             boot_id: boot.to_string(),
             pid: std::process::id(),
-            uri: self.advertise.clone().unwrap_or_else(|| format!("http://{address}")),
+            uri: self.advertise.clone().unwrap_or_else(|| reached_at(address)),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(timestamp(Utc::now())),
             config_file: self.config.as_ref().map(|(file, _)| file.clone()).unwrap_or_default(),
         }
     }
+}
+
+fn with_hostname(text: &str) -> String {
+    text.replace("{hostname}", machine_name())
+}
+
+/// Nobody else reaches a node by "all addresses".
+fn reached_at(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        return format!("http://{}:{}", machine_name(), address.port());
+    }
+    format!("http://{address}")
 }
 
 /// Opens a listening socket.
@@ -446,10 +459,11 @@ impl<L> Node<L> {
 }
 
 impl Node {
-    /// Begins the description of a node of this name.
+    /// Begins the description of a node of this name. `{hostname}` in it is this machine's: nodes that are copies
+    /// of each other, as containers are, get names of their own that way.
     pub fn builder(name: impl Into<String>) -> NodeBuilder {
         NodeBuilder {
-            name: name.into(),
+            name: with_hostname(&name.into()),
             machine: machine_name().to_owned(),
             zone: String::new(),
             labels: BTreeMap::new(),

@@ -145,7 +145,8 @@ impl RequestContext {
 
     /// Writes ID, attempt and time left into the headers of an attempt.
     pub fn write(&self, headers: &mut HeaderMap, now: Instant) {
-        let id = HeaderValue::from_str(&self.request_id.to_string());
+        let mut text = Uuid::encode_buffer();
+        let id = HeaderValue::from_str(self.request_id.hyphenated().encode_lower(&mut text));
         if let Ok(id) = id {
             headers.insert(REQUEST_ID, id);
         }

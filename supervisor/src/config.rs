@@ -17,7 +17,7 @@ use wardkeep_steward::{AutoShutdown, Config, Escalate, MAX_DEPTH};
 
 pub use entries::Given;
 
-use crate::daemon::{self, COMMAND_TIMEOUT, HISTORY_AGE, HISTORY_BYTES, How, Launch};
+use crate::daemon::{self, COMMAND_TIMEOUT, HISTORY_AGE, HISTORY_BYTES, How, Launch, SOCKET};
 
 /// `wardkeep serve supervisor --config`.
 #[derive(Debug, Default, Deserialize)]
@@ -129,7 +129,11 @@ pub struct LaunchEntry {
     launch: Option<Vec<String>>,
     /// Program and arguments: starts the node somewhere else.
     command: Option<Vec<String>>,
-    /// For the command to end.
+    /// The container that the node is in: its name, its ID, or a label that it alone has.
+    container: Option<String>,
+    /// Where the container engine listens.
+    socket: Option<PathBuf>,
+    /// For the command to end, or the engine to be done.
     #[serde(default, deserialize_with = "duration")]
     timeout: Option<Duration>,
     #[serde(default)]
@@ -436,37 +440,73 @@ impl LaunchEntry {
     /// One line if there is no program, or more than one.
     pub fn launch(&self) -> Result<Launch, String> {
         let node = &self.name;
-        let (key, line, how) = match (&self.launch, &self.command) {
-            (Some(_), None) if self.timeout.is_some() => {
-                return Err(format!("node {node}: timeout is for a command; launch has none"));
+        let refuse = |what: &str| Err(format!("node {node}: {what}"));
+        let timeout = self.timeout.unwrap_or(COMMAND_TIMEOUT);
+        if timeout.is_zero() {
+            return refuse("timeout must be longer than nothing");
+        }
+        if self.container.is_none() && self.socket.is_some() {
+            return refuse("socket is the container engine's, and there is no container");
+        }
+        let (how, program, args) = match (&self.launch, &self.command, &self.container) {
+            (Some(_), None, None) if self.timeout.is_some() => {
+                return refuse("timeout is for a command or a container; launch has none");
             }
-            (Some(line), None) => ("launch", line, How::Process),
-            (None, Some(line)) => {
-                let timeout = self.timeout.unwrap_or(COMMAND_TIMEOUT);
-                if timeout.is_zero() {
-                    return Err(format!("node {node}: timeout must be longer than nothing"));
-                }
-                ("command", line, How::Command { timeout })
+            (Some(line), None, None) => (How::Process, self.program("launch", line)?, &line[1..]),
+            (None, Some(line), None) => {
+                (How::Command { timeout }, self.program("command", line)?, &line[1..])
             }
-            (None, None) => {
-                return Err(format!(
-                    "node {node}: give it launch (a child of the supervisor) or command (starts it somewhere else)"
-                ));
+            (None, None, Some(container)) => {
+                self.check_container(container)?;
+                (How::Docker { timeout }, container.into(), &[][..])
             }
-            (Some(_), Some(_)) => return Err(format!("node {node}: launch and command exclude each other")),
+            (None, None, None) => {
+                return refuse(
+                    "give it launch (a child of the supervisor), command (starts it somewhere else) or container",
+                );
+            }
+            _ => return refuse("launch, command and container exclude each other"),
         };
-        let Some((program, args)) = line.split_first() else {
-            return Err(format!("node {node}: {key} names no program"));
-        };
+        if node.contains('*') && self.container.is_none() {
+            return refuse("a name with a * is for nodes in containers");
+        }
         // It names files, too.
-        wire::check_name("[[node]]", &self.name)?;
+        wire::check_name("[[node]]", node)?;
         Ok(Launch {
             node: node.clone(),
             how,
-            program: program.into(),
+            program,
             args: args.iter().map(Into::into).collect(),
             env: self.env.clone(),
+            socket: self.socket.clone().unwrap_or_else(|| SOCKET.into()),
         })
+    }
+
+    fn program(&self, key: &str, line: &[String]) -> Result<PathBuf, String> {
+        let program = line.first().ok_or_else(|| format!("node {}: {key} names no program", self.name))?;
+        Ok(program.into())
+    }
+
+    fn check_container(&self, container: &str) -> Result<(), String> {
+        let node = &self.name;
+        let odd = |c: char| c.is_control() || c == '/' || c == '?' || c == '#' || c == '%';
+        // A label may have anything in it: it is no part of an address.
+        if container.is_empty() || (!container.contains('=') && container.contains(odd)) {
+            return Err(format!(
+                "node {node}: {container:?} is neither a container's name or ID nor a label"
+            ));
+        }
+        if node.matches('*').count() > 1 || container.contains('*') != node.contains('*') {
+            return Err(format!(
+                "node {node}: a * stands for a part of the node's name, once, and for the same in its container"
+            ));
+        }
+        if !self.env.is_empty() {
+            return Err(format!(
+                "node {node}: a container has its environment from the engine, not from env"
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -733,10 +773,24 @@ mod tests {
         assert_eq!(how("command = [\"x\"]"), Ok(How::Command { timeout: Duration::from_secs(30) }));
         let timeout = Duration::from_secs(5);
         assert_eq!(how("command = [\"x\"]\ntimeout = \"5s\""), Ok(How::Command { timeout }));
+        assert_eq!(how("container = \"x\"\ntimeout = \"5s\""), Ok(How::Docker { timeout }));
+        assert_eq!(how("container = \"my.label=a/b\""), Ok(How::Docker { timeout: COMMAND_TIMEOUT }));
+        let stars = "[[node]]\nname = \"scan-*\"\ncontainer = \"*\"\nsocket = \"/s\"\n";
+        assert_eq!(file(stars).unwrap()[0].socket, std::path::Path::new("/s"));
+        for (from, to) in [("\"*\"", "\"x\""), ("scan-*", "scan"), ("scan-*", "*-*")] {
+            let error = file(&stars.replace(from, to)).unwrap_err();
+            assert!(error.contains("a * stands for"), "{error}");
+        }
         for (keys, says) in [
             ("", "node a: give it launch"),
             ("launch = [\"x\"]\ncommand = [\"x\"]", "exclude each other"),
             ("launch = [\"x\"]\ntimeout = \"5s\"", "timeout is for a command"),
+            ("launch = [\"x\"]\ncontainer = \"x\"", "exclude each other"),
+            ("launch = [\"x\"]\nsocket = \"/s\"", "there is no container"),
+            ("container = \"a/b\"", "node a: \"a/b\" is neither"),
+            ("container = \"\"", "node a: \"\" is neither"),
+            ("container = \"x\"\nenv = { A = \"b\" }", "has its environment from the engine"),
+            ("container = \"x\"\ntimeout = \"0s\"", "longer than nothing"),
             ("command = [\"x\"]\ntimeout = \"0s\"", "longer than nothing"),
             ("command = []", "node a: command names no program"),
         ] {

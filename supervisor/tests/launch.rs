@@ -180,6 +180,7 @@ fn touching(file: &std::path::Path) -> Launch {
         program: "sh".into(),
         args: vec!["-c".into(), format!("echo $WARDKEEP_REASON > {}", file.display()).into()],
         env: Default::default(),
+        socket: Default::default(),
     }
 }
 
@@ -205,6 +206,32 @@ async fn a_node_that_beats_but_does_not_obey_is_restarted_by_its_launcher_and_on
         let told = events.says("restart by its launcher (command): ana@ops").await;
         assert_eq!(told.actor, "ana@ops");
         events.says("its launcher's command has run").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_a_container_is_known_by_a_part_of_its_name_and_what_keeps_the_engine_away_is_told() {
+    within(async {
+        let dir = tempfile::tempdir().unwrap();
+        let launch = Launch {
+            node: "n-*".to_owned(),
+            how: How::Docker { timeout: Duration::from_secs(10) },
+            program: "*".into(),
+            socket: dir.path().join("engine.sock"),
+            ..touching(dir.path())
+        };
+        let sup = supervisor(quick().launch(launch)).await;
+        let (fake, _) = FakeNode::attend(&sup, hello("n-1f2e", &[])).await.unwrap();
+        let _reporter = fake.keep_reporting();
+        sup.node("n-1f2e", |n| n.launcher == "docker").await;
+        let mut events = sup.events().await;
+        let asked = v1::NodeRequest { detach: true, ..of_node("n-1f2e") };
+        sup.operator.clone().restart_node(asked).await.unwrap();
+        events.says("restart by its launcher (docker): it does not answer in band").await;
+        let told = events.says("its launcher failed: the container engine at").await;
+        assert_eq!(told.node, "n-1f2e");
+        assert!(told.text.contains("No such file") && !told.text.contains('\n'), "{told:?}");
     })
     .await;
 }

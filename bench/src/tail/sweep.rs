@@ -25,7 +25,7 @@ const WAYS: [&str; 7] = [SINGLE, ALL, UNRESTRAINED, HEDGED, TIED, TOWER, NAIVE];
 
 /// Long enough for a thousand calls, or for queues to fill.
 fn lasts(load: u32) -> Duration {
-    Duration::from_millis(if load < TOGETHER { 7_000 } else { 2_000 })
+    Duration::from_millis(if load < TOGETHER { 7_000 } else { 1_500 })
 }
 
 /// What became of the calls at one load: good answers in time, in percent of the calls, and p99.9 in ms.

@@ -1,5 +1,6 @@
 //! The faults, what is promised about each, and how that is found to hold or not.
 
+mod containers;
 mod network;
 mod nodes;
 mod report;
@@ -50,6 +51,8 @@ pub struct Fault {
     pub promised: &'static str,
     /// It is among those that CI makes.
     pub short: bool,
+    /// What the cluster is made of.
+    pub home: Home,
     needs: Needs,
     /// Calls may fail: no healthy replica is left for a while.
     may_fail: bool,
@@ -63,6 +66,25 @@ pub struct Fault {
 /// Makes the fault and waits until it has healed.
 type Inject = for<'a> fn(&'a mut Scene) -> Pin<Box<dyn Future<Output = Outcome<Finding>> + Send + 'a>>;
 
+/// What a cluster is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// Processes of this machine.
+    Process,
+    /// Containers of its engine.
+    Docker,
+}
+
+impl Home {
+    /// How the report has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+        }
+    }
+}
+
 /// What a fault cannot be made without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Needs {
@@ -71,6 +93,7 @@ enum Needs {
     Mount,
     Faketime,
     Failpoints,
+    Docker,
 }
 
 impl Needs {
@@ -80,6 +103,7 @@ impl Needs {
             Self::Network if !powers.network => Some("needs root, iproute2 and nft"),
             Self::Mount if !powers.mount => Some("needs root"),
             Self::Faketime if powers.faketime.is_none() => Some("needs Debian's libfaketime"),
+            Self::Docker if !powers.docker => Some("Docker does not answer"),
             Self::Failpoints if !cfg!(debug_assertions) => Some("needs a debug build"),
             _ => None,
         }
@@ -166,7 +190,7 @@ impl Scene {
 /// All faults, in the order in which they are made.
 pub fn all() -> Vec<Fault> {
     let parts = [nodes::FAULTS, wards::FAULTS, supervisors::FAULTS, network::FAULTS, strangers::FAULTS];
-    parts.concat()
+    [&parts.concat(), containers::FAULTS].concat()
 }
 
 impl Fault {
@@ -175,7 +199,8 @@ impl Fault {
         self.needs.lacking(powers)
     }
 
-    /// Starts a cluster, makes the fault, and says what came of it.
+    /// Starts a cluster, makes the fault, and says what came of it. `program` is this suite's, or, for a cluster of
+    /// containers, the image that has it.
     pub async fn row(&self, program: &FilePath, powers: Powers, seed: u64) -> Row {
         let mut row = Row::of(self);
         match self.scene(program, powers, seed).await {
@@ -192,7 +217,10 @@ impl Fault {
     }
 
     async fn scene(&self, program: &FilePath, powers: Powers, seed: u64) -> Outcome<Scene> {
-        let cluster = Cluster::start(program, (self.cluster)(powers), seed).await?;
+        let cluster = match self.home {
+            Home::Process => Cluster::start(program, (self.cluster)(powers), seed).await?,
+            Home::Docker => Cluster::start_in_containers(&program.to_string_lossy()).await?,
+        };
         let observer = Observer::begin(cluster.operator()).await;
         let load = Load::begin(&cluster.uri(), (self.pace)(), seed)?;
         load.goes_on(BREATH).await;
@@ -330,6 +358,7 @@ const TEMPLATE: Fault = Fault {
     name: "",
     promised: "",
     short: false,
+    home: Home::Process,
     needs: Needs::Nothing,
     may_fail: false,
     notice: None,

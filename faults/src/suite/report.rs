@@ -1,20 +1,20 @@
 //! The table, for people, and the rows of `report.json`, for programs.
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Fault, Finding};
 use crate::{cluster::Picture, load::Tally};
 
 /// What came of one fault.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
     /// Its name.
-    pub fault: &'static str,
+    pub fault: String,
     /// What the cluster was made of: `process` or `docker`.
-    pub cluster: &'static str,
+    pub cluster: String,
     /// What was promised.
-    pub promised: &'static str,
+    pub promised: String,
     /// Noticed so long after it began.
     pub detected_ms: Option<u64>,
     /// Well so long after it began.
@@ -34,7 +34,7 @@ pub struct Row {
     /// All that was promised held.
     pub ok: bool,
     /// What did not hold.
-    #[serde(skip_serializing_if = "Vec::is_empty", rename = "why")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "why")]
     pub broken: Vec<String>,
     /// What the supervisor told meanwhile, if something did not hold.
     #[serde(skip)]
@@ -47,9 +47,9 @@ pub struct Row {
 impl Row {
     pub(super) fn of(fault: &Fault) -> Self {
         Self {
-            fault: fault.name,
-            cluster: "process",
-            promised: fault.promised,
+            fault: fault.name.to_owned(),
+            cluster: fault.home.word().to_owned(),
+            promised: fault.promised.to_owned(),
             detected_ms: None,
             healed_ms: None,
             calls: 0,
@@ -108,7 +108,7 @@ pub fn table(rows: &[Row]) -> String {
     for row in rows {
         let ms = |value: Option<u64>| value.map_or("-".to_owned(), |ms| format!("{ms} ms"));
         table.add_row([
-            row.fault.to_owned(),
+            row.fault.clone(),
             ms(row.detected_ms),
             ms(row.healed_ms),
             row.calls.to_string(),
@@ -118,7 +118,7 @@ pub fn table(rows: &[Row]) -> String {
             row.false_restarts.to_string(),
             row.lost.to_string(),
             if row.ok { "ok" } else { "BROKEN" }.to_owned(),
-            row.promised.to_owned(),
+            row.promised.clone(),
         ]);
     }
     for column in 1..=8 {

@@ -110,7 +110,7 @@ async fn back(scene: &mut Scene) -> Outcome<()> {
 }
 
 /// Time without an answer from the supervisor.
-async fn unheard(scene: &Scene) -> Option<Duration> {
+pub(super) async fn unheard(scene: &Scene) -> Option<Duration> {
     let deadline = scene.begun + Duration::from_secs(10);
     while Instant::now() < deadline {
         if scene.cluster.fleet().await.is_err() {

@@ -1,6 +1,6 @@
 //! What both sides of a call do with the headers that end it: nothing malformed gets through.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 use tonic::{Code, Status};
 
@@ -10,8 +10,8 @@ use super::{
     remove_bad_details,
 };
 
-const STATUS_KEY: &str = "grpc-status";
-const MESSAGE_KEY: &str = "grpc-message";
+const STATUS_KEY: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE_KEY: HeaderName = HeaderName::from_static("grpc-message");
 
 /// How an error came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub fn read_headers(headers: &mut HeaderMap) -> Option<(Error, Came)> {
     if !headers.contains_key(STATUS_KEY) {
         return None;
     }
+    if is_plain_success(headers) {
+        return None;
+    }
     let bad = check(headers);
     let bad_details =
         remove_bad_details(headers).then_some("details that are not base64, or are there twice");
@@ -46,11 +49,17 @@ pub fn read_headers(headers: &mut HeaderMap) -> Option<(Error, Came)> {
     Some((error, if came == Came::Whole && !passes { Came::Remade } else { came }))
 }
 
+/// Whether they say OK once, and nothing that would have to be looked into: the end of nearly every reply.
+fn is_plain_success(headers: &HeaderMap) -> bool {
+    let mut codes = headers.get_all(STATUS_KEY).iter();
+    let is_ok = codes.next().is_some_and(|code| code == "0") && codes.next().is_none();
+    is_ok && !headers.contains_key(MESSAGE_KEY) && !headers.contains_key(DETAILS_KEY)
+}
+
 /// Replaces what headers (or trailers) tell of a failure by this error. Other metadata stays.
 pub fn write_headers(headers: &mut HeaderMap, error: Error) {
-    for key in [STATUS_KEY, MESSAGE_KEY, DETAILS_KEY, ERROR_ID_KEY] {
-        headers.remove(key);
-    }
+    [STATUS_KEY, MESSAGE_KEY].iter().for_each(|key| _ = headers.remove(key));
+    [DETAILS_KEY, ERROR_ID_KEY].iter().for_each(|key| _ = headers.remove(*key));
     let code = error.code();
     if Status::from(error).add_header(headers).is_err() {
         headers.insert(STATUS_KEY, HeaderValue::from(code as i32));
@@ -98,6 +107,18 @@ mod tests {
             headers.append(*key, HeaderValue::from_bytes(value).unwrap());
         }
         headers
+    }
+
+    #[test]
+    fn a_success_is_none_however_it_is_said() {
+        for more in [&[][..], &[("grpc-message", &b""[..])], &[("grpc-status-details-bin", b"AA")]] {
+            let mut map = headers(&[&[("grpc-status", &b"0"[..])], more].concat());
+            assert!(read_headers(&mut map).is_none(), "{more:?}");
+        }
+        let mut twice = headers(&[("grpc-status", b"0"), ("grpc-status", b"0")]);
+        assert!(read_headers(&mut twice).is_some());
+        let mut panics = headers(&[("grpc-status", b"0"), ("grpc-status-details-bin", b"%")]);
+        assert!(read_headers(&mut panics).is_some() && !panics.contains_key(DETAILS_KEY));
     }
 
     #[test]

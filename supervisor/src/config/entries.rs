@@ -123,15 +123,22 @@ fn ward(entry: &WardEntry) -> Entry {
 }
 
 fn launch(entry: &LaunchEntry) -> Entry {
-    let LaunchEntry { name, launch, command, timeout, env } = entry;
-    let how = if command.is_some() { How::Command { timeout: COMMAND_TIMEOUT } } else { How::Process };
+    let LaunchEntry { name, launch, command, container, socket, timeout, env } = entry;
+    let usual = COMMAND_TIMEOUT;
+    let how = match (command, container) {
+        (Some(_), _) => How::Command { timeout: usual },
+        (None, Some(_)) => How::Docker { timeout: usual },
+        (None, None) => How::Process,
+    };
     let added = if how == How::Process { "is launched" } else { "is launched if it is away" };
     let program = launch.as_ref().or(command.as_ref()).map(|program| line(program));
     Entry::new("node", name)
         .notes(added, "when it is next launched", "goes on if it runs; nobody launches it any more")
         .key("launcher", Live, how.word())
         .key("program", Live, program.unwrap_or_default())
-        .key("timeout", Live, time(timeout.unwrap_or(COMMAND_TIMEOUT)))
+        .key("container", Live, opt(container.as_ref(), "none"))
+        .key("socket", Live, opt(socket.as_ref().map(|socket| socket.display()), SOCKET))
+        .key("timeout", Live, time(timeout.unwrap_or(usual)))
         .secrets("env", Live, env)
 }
 

@@ -1,11 +1,6 @@
 //! Configuration files, read anew while the supervisor runs: its own, and those of nodes.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use wardkeep_node::settings::{self, Entry, sentence};
@@ -20,7 +15,7 @@ use super::{
     chronicle::Deed,
     fleet::{Fleet, SessionId},
     history::Retention,
-    launch::launchable,
+    launch::{self, launchable},
     launcher::{How, Launch},
 };
 
@@ -125,8 +120,14 @@ impl Fleet {
     }
 
     fn launch_as_configured(&mut self, launches: Vec<Launch>, cause: &Cause) {
-        let now: BTreeMap<_, _> = launches.iter().map(|launch| (launch.node.clone(), launch.how)).collect();
+        let mut now = launch::named(&launches);
+        for node in self.nodes.keys() {
+            if let Some(Launch { how, .. }) = Launch::find(&launches, node) {
+                now.insert(node.to_string(), how);
+            }
+        }
         let before = std::mem::replace(&mut self.settings.launchable, now.clone());
+        self.settings.launches.clone_from(&launches);
         // The launcher starts those that are its children.
         self.chronicle.deed(Deed::Configure(launches));
         for (node, how) in &now {

@@ -438,6 +438,7 @@ impl Fleet {
             wards: hello.wards.iter().map(wire::ward_report).collect(),
             groups: hello.groups.iter().map(wire::group_spec).collect(),
         });
+        self.find_launcher(&node);
         if hello.restartable {
             self.step(Event::NodeRestartable { node });
         }

@@ -34,7 +34,7 @@ use super::{
     error_store::{ErrorStore, Found},
     history::{History, Intent, Intents, Lane, REMEMBERED, State, recall},
     launch::{Deaf, launchable},
-    launcher::{self, How},
+    launcher::{self, How, Launch},
     output::{Answer, Questions, Wanted},
     record::{self, NodeRecord, Session},
     rollout::Rollouts,
@@ -88,8 +88,8 @@ pub(super) enum Msg {
         node: String,
         how: String,
     },
-    /// The command that launches a node has ended: what it took, or why it failed.
-    CommandEnded {
+    /// A node's launcher has done its part, or why it could not.
+    LauncherDone {
         node: String,
         outcome: Result<String, String>,
     },
@@ -134,7 +134,10 @@ pub(super) struct Settings {
     pub(super) steward: Config,
     pub(super) mandate_grace: Duration,
     pub(super) groups: Vec<GroupSpec>,
-    /// Nodes that can be launched, and how.
+    /// What is launched, and how.
+    pub(super) launches: Vec<Launch>,
+    /// Nodes that can be launched, and how: those named above, and those that have attended and that a name
+    /// with a `*` fits.
     pub(super) launchable: BTreeMap<String, How>,
     /// What it is configured by, if that is a file.
     pub(super) config: Option<apply::ConfigFile>,
@@ -319,7 +322,7 @@ impl Fleet {
                 let cause = Cause { reason: format!("its process ended: {how}"), ..Cause::default() };
                 self.step(Event::NodeProcessExited { node: node.into(), cause });
             }
-            Msg::CommandEnded { node, outcome } => self.command_ended(node.into(), outcome),
+            Msg::LauncherDone { node, outcome } => self.launcher_done(node.into(), outcome),
             Msg::Wish { wish, cause, actor, answer } => {
                 let taken_on = self.wish(wish, cause, actor);
                 self.chronicle.deed(Deed::Answer { to: answer, taken_on });

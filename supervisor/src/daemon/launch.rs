@@ -6,7 +6,10 @@ use tokio::time::Instant;
 use wardkeep_proto::v1;
 use wardkeep_steward::{Cause, Event, Verdict};
 
-use super::{fleet::Fleet, launcher::How};
+use super::{
+    fleet::Fleet,
+    launcher::{How, Launch},
+};
 
 /// A node that was told to restart in place answers within this, or it is restarted by its launcher.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -44,12 +47,29 @@ impl Deaf {
     }
 }
 
+/// The nodes that are named in full, and how each is launched.
+pub(super) fn named(launches: &[Launch]) -> BTreeMap<String, How> {
+    let named = launches.iter().filter(|launch| !launch.node.contains('*'));
+    named.map(|launch| (launch.node.clone(), launch.how)).collect()
+}
+
 /// What the steward is told of a node that can be launched.
 pub(super) fn launchable(node: &str, how: How) -> Event {
     Event::NodeLaunchable { node: node.into(), takes: how.takes(), awaited: how != How::Process }
 }
 
 impl Fleet {
+    /// A node attends that may be among those which a launcher knows by a part of their name.
+    pub(super) fn find_launcher(&mut self, node: &Arc<str>) {
+        if self.settings.launchable.contains_key(&**node) {
+            return;
+        }
+        if let Some(Launch { how, .. }) = Launch::find(&self.settings.launches, node) {
+            self.settings.launchable.insert(node.to_string(), how);
+            self.step(launchable(node, how));
+        }
+    }
+
     /// Has its launcher start a node's process anew. False: it has none.
     pub(super) fn launch(&mut self, node: &Arc<str>, cause: &Cause) -> bool {
         let Some(how) = self.settings.launchable.get(&**node).copied() else { return false };
@@ -78,10 +98,10 @@ impl Fleet {
         }
     }
 
-    pub(super) fn command_ended(&mut self, node: Arc<str>, outcome: Result<String, String>) {
+    pub(super) fn launcher_done(&mut self, node: Arc<str>, outcome: Result<String, String>) {
         match outcome {
-            Ok(took) => {
-                let text = format!("its launcher's command has run, in {took}");
+            Ok(done) => {
+                let text = format!("its launcher's {done}");
                 self.tell(v1::EventKind::NodeRestart, &node, text, "");
                 self.step(Event::NodeLaunched { node });
             }

@@ -56,7 +56,7 @@ use wardkeep_steward::{Config, GroupSpec};
 
 pub use apply::Configuration;
 pub use error::SupervisorError;
-pub use launcher::{COMMAND_TIMEOUT, How, Launch};
+pub use launcher::{COMMAND_TIMEOUT, How, Launch, SOCKET};
 
 use fleet::{Fleet, Msg};
 
@@ -266,9 +266,10 @@ impl<L: Listener> Supervisor<L> {
 
         let (stop_server, stop_launcher) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        let launchable = builder.launches.iter().map(|launch| (launch.node.clone(), launch.how)).collect();
+        let launches = builder.launches;
+        let launchable = launch::named(&launches);
         tasks.spawn(launcher::run(
-            builder.launches,
+            launches.clone(),
             builder.data_dir.clone(),
             launch_orders,
             to_fleet.clone(),
@@ -279,6 +280,7 @@ impl<L: Listener> Supervisor<L> {
             steward: builder.steward,
             mandate_grace: builder.mandate_grace,
             groups: builder.groups,
+            launches,
             launchable,
             config: builder.config,
             ledger,

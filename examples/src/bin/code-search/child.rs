@@ -116,6 +116,7 @@ fn launch(program: &Path, path: DataPath, supervisor: &str, dir: &Path) -> Launc
         program: program.to_owned(),
         args,
         env: BTreeMap::new(),
+        socket: PathBuf::new(),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Counts the instructions of the hot paths under callgrind, which no other work on the machine can move, and compares
-//! them with `bench/counts.json`: `cargo run --release -p wardkeep-measure --bin counts`. With `--update` it keeps
+//! them with `bench/counts.json`: `cargo run --release --bin counts`. With `--update` it keeps
 //! what it has counted.
 #![forbid(unsafe_code)]
 

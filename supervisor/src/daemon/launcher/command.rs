@@ -34,7 +34,7 @@ pub(super) fn of(launch: &Launch) -> Command {
     command
 }
 
-/// Runs it to its end: what it took, or why it failed. Dropped, its process group is killed.
+/// Runs it to its end: what was done, or why it failed. Dropped, its process group is killed.
 pub(super) async fn run(launch: Launch, reason: String, patience: Duration) -> Result<String, String> {
     let program = launch.program.display();
     let begun = Instant::now();
@@ -66,7 +66,9 @@ pub(super) async fn run(launch: Launch, reason: String, patience: Duration) -> R
         Ok(ended) => {
             group.let_be();
             match ended {
-                Ok(status) if status.success() => Ok(format!("{:.1} s", begun.elapsed().as_secs_f64())),
+                Ok(status) if status.success() => {
+                    Ok(format!("command has run, in {:.1} s", begun.elapsed().as_secs_f64()))
+                }
                 Ok(status) => Err(format!("{program} ended with {status}{said}")),
                 Err(error) => Err(format!("{program} cannot be waited for: {error}")),
             }
@@ -158,6 +160,7 @@ mod tests {
             program: "sh".into(),
             args: ["-c", script].map(Into::into).to_vec(),
             env: BTreeMap::from([("MINE".to_owned(), "x y".to_owned())]),
+            socket: Default::default(),
         };
         timeout(2 * PATIENCE, run(launch, "unreachable for 15 s".to_owned(), patience))
             .await
@@ -181,6 +184,7 @@ mod tests {
             program: "/does/not/exist".into(),
             args: Vec::new(),
             env: BTreeMap::new(),
+            socket: Default::default(),
         };
         let error = run(launch.clone(), String::new(), PATIENCE).await.unwrap_err();
         assert!(error.starts_with("cannot run /does/not/exist: No such file"), "{error}");

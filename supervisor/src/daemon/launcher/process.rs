@@ -213,6 +213,7 @@ mod tests {
             program: "sleep".into(),
             args: vec!["60".into()],
             env: BTreeMap::new(),
+            socket: PathBuf::new(),
         };
         children.start(&launch);
         let process = children.processes["n"].clone();
