@@ -12,11 +12,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
     time::{Instant, timeout},
 };
 use tonic::{Code, Status, body::Body};
 use tracing::{Instrument as _, Span, field};
+use uuid::Uuid;
 use wardkeep_proto::{
     Error,
     context::{self, NODE, RequestContext},
@@ -29,7 +30,9 @@ use crate::{
     decide::{Pushback, Rules},
     error::{AttemptError, Loss, Phase, find, loss},
     judge::judge,
+    leave::{self, Exit},
     methods::Plan,
+    observe::Observe,
     peer::Peer,
     policy::is_answer,
     request::{Progress, Template},
@@ -47,6 +50,10 @@ pub(crate) struct Call {
     pub(crate) rules: Rules,
     /// Its `attempt` is not used; its `deadline` is the call's.
     pub(crate) context: RequestContext,
+    /// An ID that no other call has, by which members know its attempts; if it has one.
+    pub(crate) id: Option<Uuid>,
+    pub(crate) started: Instant,
+    pub(crate) observer: Option<Arc<dyn Observe>>,
     /// From the call's start to its deadline.
     pub(crate) allowed: Duration,
     /// The longest an attempt may take.
@@ -114,13 +121,15 @@ impl From<AttemptError> for Verdict {
     }
 }
 
-/// Sends copy `number` and judges the reply. Dropping it cancels the attempt.
+/// Sends copy `number` and judges the reply; no verdict if it was told to end before. Dropping it resets its
+/// stream.
 pub(crate) async fn run(
     call: Arc<Call>,
     link: Arc<Link>,
     number: u32,
     progress: Arc<Progress>,
-) -> (u32, Verdict) {
+    exit: oneshot::Receiver<Exit>,
+) -> (u32, Option<Verdict>) {
     let span = span(&call, &link, number);
     let mut context = RequestContext { attempt: number, ..call.context.clone() };
     let mut measure = Measure::start(call.clone(), &link, number);
@@ -139,7 +148,23 @@ pub(crate) async fn run(
         }
     };
     // What goes wrong in it is an error of this request.
-    let verdict = context::scope(context.clone(), limited).await;
+    let mut running = std::pin::pin!(context::scope(context.clone(), limited));
+    let ended = tokio::select! {
+        biased;
+        verdict = &mut running => Some(verdict),
+        Ok(exit) = exit => match exit {
+            Exit::Reset => None,
+            Exit::Within(grace) => timeout(grace, running).await.ok(),
+            Exit::InBand { answer, ending } => {
+                measure.cut_off();
+                let ended = leave::ended(running, answer, &progress).await;
+                let attempt = || leave::story(&call, &link, number, measure.started, &progress, ending);
+                leave::account(&call, &link, ended, attempt);
+                None
+            }
+        },
+    };
+    let Some(verdict) = ended else { return (number, None) };
     measure.end(&verdict);
     if let Some(error) = verdict.error() {
         tracing::debug!(parent: &span, error.id = error.id(), "{error}");
@@ -147,7 +172,7 @@ pub(crate) async fn run(
     let code = verdict.code();
     span.record("code", field::debug(code));
     span.record("rpc.grpc.status_code", code as i32);
-    (number, verdict)
+    (number, Some(verdict))
 }
 
 /// Named and described as OpenTelemetry's conventions for RPC and gRFC A72 have it.
@@ -207,9 +232,15 @@ impl Measure {
 }
 
 impl Drop for Measure {
-    /// It was cancelled: its answer would have taken at least that long.
     fn drop(&mut self) {
-        if self.ended {
+        self.cut_off();
+    }
+}
+
+impl Measure {
+    /// It is cancelled: its answer would have taken at least that long.
+    fn cut_off(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
             return;
         }
         let now = Instant::now();
@@ -255,7 +286,7 @@ async fn attempt(
     };
     progress.reached(Phase::Body);
     let ours = link.peer.trusted && reply.headers().contains_key(NODE);
-    link.health().cancels.answered(number, ours);
+    link.answered(number, ours);
     judge(call, in_flight, progress, reply).await
 }
 

@@ -296,8 +296,9 @@ impl ReplicatedBuilder {
     fn assemble(self, first_view: watch::Receiver<bool>, throttle: Option<Throttle>) -> (Replicated, Dialer) {
         let stats = Arc::new(Stats::default());
         let dialer = Dialer::new(self.dial, self.connect_timeout, stats.clone());
-        let wiring = Wiring::new(dialer.clone(), stats.clone(), self.restraint);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let losers = Losers::new(tasks.clone(), stop.clone(), self.restraint.loser_grace);
+        let wiring = Wiring::new(dialer.clone(), stats.clone(), self.restraint, losers.clone());
         let shared = Shared {
             members: Arc::new(Members::new(wiring, self.diversity, self.members)),
             first_view,
@@ -311,7 +312,8 @@ impl ReplicatedBuilder {
             stats,
             windows: Windows::new(),
             brakes: Brakes::new(&self.restraint, throttle),
-            losers: Losers::new(tasks.clone(), stop.clone(), self.restraint.loser_grace),
+            rounds: self.restraint.rounds,
+            losers,
             observer: self.observer,
         };
         let inner = Inner { shared: Arc::new(shared), tasks, stop };

@@ -4,8 +4,8 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -18,17 +18,20 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+use uuid::Uuid;
 use wardkeep_proto::Error;
 
 use crate::{
     cancels::Cancels,
     error::{ConfigError, chain},
     judge,
+    losers::Losers,
     member::Member,
     peer::Peer,
     restraint::Restraint,
     stats::Stats,
     track::{Sample, Standing, Track},
+    withdraw::{Withdrawals, Withdrawn},
 };
 
 /// How long a connection may take to open, unless set otherwise.
@@ -181,18 +184,30 @@ pub(crate) struct Wiring {
     pub(crate) restraint: Restraint,
     /// Grows each time a member becomes suspected.
     pub(crate) suspicions: watch::Sender<u64>,
+    losers: Losers,
     born: Instant,
 }
 
 impl Wiring {
-    pub(crate) fn new(dialer: Dialer, stats: Arc<Stats>, restraint: Restraint) -> Self {
-        Self { dialer, stats, restraint, suspicions: watch::Sender::new(0), born: Instant::now() }
+    pub(crate) fn new(dialer: Dialer, stats: Arc<Stats>, restraint: Restraint, losers: Losers) -> Self {
+        Self { dialer, stats, restraint, suspicions: watch::Sender::new(0), losers, born: Instant::now() }
     }
 
     /// The time as the pure parts count it.
     pub(crate) fn since_birth(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.born)
     }
+}
+
+/// What is said of a member by others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Word {
+    Well,
+    /// It may be dead or stuck, or only busy: a copy elsewhere is extra load.
+    Suspected,
+    /// It is dead, stuck or gone.
+    Ill,
 }
 
 /// The way to one member. Lives as long as the member stays at its address, or a call uses it.
@@ -202,8 +217,12 @@ pub(crate) struct Link {
     wiring: Wiring,
     in_flight: AtomicUsize,
     pub(crate) wins: Arc<AtomicU64>,
-    /// The directory, or whoever lists the members, suspects it.
-    suspected: AtomicBool,
+    /// What the directory, or whoever lists the members, thinks of it: a [`Word`].
+    word: AtomicU8,
+    /// It is one of our nodes, as the directory or a reply of it has said.
+    is_node: AtomicBool,
+    /// Made when it is first needed.
+    withdrawals: OnceLock<Withdrawals>,
     health: Mutex<Health>,
 }
 
@@ -225,7 +244,9 @@ impl Link {
             wiring: wiring.clone(),
             in_flight: AtomicUsize::new(0),
             wins: wiring.stats.wins_of(&member.name),
-            suspected: AtomicBool::new(false),
+            word: AtomicU8::new(Word::Well as u8),
+            is_node: AtomicBool::new(member.is_node && member.trusted),
+            withdrawals: OnceLock::new(),
             health: Mutex::new(Health { track: Track::new(), cancels }),
         }
     }
@@ -289,9 +310,9 @@ impl Link {
         self.health().track.asked(self.wiring.since_birth(now));
     }
 
-    /// It is said to be dead or stuck, or well again.
-    pub(crate) fn suspect(&self, suspected: bool) {
-        if !self.suspected.swap(suspected, Relaxed) && suspected {
+    /// What is said of it.
+    pub(crate) fn hear(&self, word: Word) {
+        if self.word.swap(word as u8, Relaxed) < word as u8 {
             self.wiring.suspicions.send_modify(|n| *n += 1);
         }
     }
@@ -300,14 +321,73 @@ impl Link {
         self.health().track.returned(self.wiring.since_birth(now));
     }
 
+    pub(crate) fn stats(&self) -> &Stats {
+        &self.wiring.stats
+    }
+
     /// Whether it is suspected, by others or by its own record.
     pub(crate) fn is_suspect(&self, now: Instant) -> bool {
+        self.is_suspected() || self.is_ill(now)
+    }
+
+    /// Whether it is more than suspected: it has been found dead or stuck, or does not answer.
+    pub(crate) fn is_ill(&self, now: Instant) -> bool {
         let at = self.wiring.since_birth(now);
-        self.suspected.load(Relaxed) || self.health().track.standing(at) != Standing::Good
+        self.word.load(Relaxed) >= Word::Ill as u8 || self.health().track.standing(at) != Standing::Good
     }
 
     pub(crate) fn is_suspected(&self) -> bool {
-        self.suspected.load(Relaxed)
+        self.word.load(Relaxed) >= Word::Suspected as u8
+    }
+
+    /// The head of the reply to the request of this number has come. `ours`: it is from one of our nodes.
+    pub(crate) fn answered(&self, number: u64, ours: bool) {
+        if ours {
+            self.is_node.store(true, Relaxed);
+        }
+        self.health().cancels.answered(number, ours);
+    }
+
+    /// Begins to withdraw an attempt in band; how that goes says the future. `None` if that cannot be done here:
+    /// the member is not known for a node of ours, or its channel is somebody else's, which may lead elsewhere.
+    pub(crate) fn withdraw(
+        self: &Arc<Self>,
+        call_id: Uuid,
+        attempt: u32,
+    ) -> Option<impl Future<Output = Withdrawn> + Send + use<>> {
+        let wiring = &self.wiring;
+        if !wiring.restraint.in_band || !self.is_node.load(Relaxed) || matches!(self.way, Way::Given(_)) {
+            return None;
+        }
+        if self.withdrawals.get().is_none() {
+            let (withdrawals, run) = Withdrawals::new(self.as_channel());
+            // Of two made in the same moment one ends at once.
+            if wiring.losers.run(run) {
+                let _ = self.withdrawals.set(withdrawals);
+            }
+        }
+        Some(self.withdrawals.get()?.withdraw(call_id, attempt))
+    }
+
+    /// For messages to the member itself, over the connection that its calls take at that time.
+    fn as_channel(
+        self: &Arc<Self>,
+    ) -> impl Service<
+        http::Request<Body>,
+        Response = http::Response<Body>,
+        Error = BoxError,
+        Future = BoxFuture<Result<http::Response<Body>, BoxError>>,
+    > + Send
+    + use<> {
+        let link = Arc::downgrade(self);
+        tower::service_fn(move |request| -> BoxFuture<_> {
+            let link = link.upgrade();
+            Box::pin(async move {
+                let link = link.ok_or("the member has gone")?;
+                let sender = link.sender().map_err(str::to_owned)?;
+                sender.send(request).await
+            })
+        })
     }
 
     /// Whether a request that was sent so long ago may be cancelled now; if so, it will be.

@@ -15,6 +15,9 @@ use crate::policy::{Codes, UNANIMOUS};
 const REPEATS: u32 = 4;
 /// As often it is sent again to a member whose connection was lost, if there is no other to ask.
 const SECOND_CHANCES: u32 = 2;
+/// Between the last failure and the first round in which members are asked again; each further one is twice as
+/// long.
+const REST: Duration = Duration::from_millis(50);
 
 /// What a race may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +38,12 @@ pub(crate) struct Rules {
     /// state stands unless another attempt says otherwise, and "too busy" is answered with another copy only
     /// if that is in the budget.
     pub(crate) ours: bool,
+    /// When all have failed, in ways that may pass, they are asked again, so many times.
+    pub(crate) rounds: u32,
+    /// Where in its range, from 0 to 1, a pause between such rounds lies.
+    pub(crate) spread: f64,
+    /// No round begins later than this.
+    pub(crate) until: Duration,
     /// So many answers must be equal.
     pub(crate) equal: usize,
     /// Codes that end the race.
@@ -52,6 +61,9 @@ impl Rules {
             tied: None,
             eager: false,
             ours: true,
+            rounds: 0,
+            spread: 0.5,
+            until: Duration::MAX,
             equal: 1,
             fatal,
         }
@@ -70,8 +82,9 @@ pub(crate) enum Pushback {
 pub(crate) enum Outcome {
     /// A good answer, read as far as its kind demands. Equal answers have the same number.
     Good { answer: u32 },
-    /// The member answered with this code.
-    Refused { code: Code, pushback: Option<Pushback> },
+    /// The member answered with this code. `unbegun`: it has done nothing of the work, and the request can be sent
+    /// again.
+    Refused { code: Code, pushback: Option<Pushback>, unbegun: bool },
     /// No usable answer. `never_sent`: it is certain that the member saw nothing of the request.
     Lost { never_sent: bool },
     /// Its connection ended by a limit of the connection itself, or before the request was looked at:
@@ -101,6 +114,8 @@ pub(crate) enum Decision {
     Start(usize),
     /// Start one more attempt, at the member this one was sent to.
     Again(u32),
+    /// The members of these may be asked again, after all others: start so many attempts.
+    Renew { members_of: Vec<u32>, start: usize },
     /// Cancel these; their members may be asked again.
     Withdraw(Vec<u32>),
     /// Wait for what runs, or is due.
@@ -138,6 +153,13 @@ pub(crate) struct Race {
     /// A server said that it is too busy.
     busy: bool,
     repeats: u32,
+    /// Attempts whose members may be asked again.
+    passing: Vec<u32>,
+    /// One has failed in a way that says that it will again.
+    lasting: bool,
+    rounds: u32,
+    /// Nothing runs, and `next` is when they are.
+    resting: bool,
 }
 
 impl Race {
@@ -155,6 +177,10 @@ impl Race {
             hushed: false,
             busy: false,
             repeats: 0,
+            passing: Vec::new(),
+            lasting: false,
+            rounds: 0,
+            resting: false,
         }
     }
 
@@ -177,7 +203,12 @@ impl Race {
 
     /// When the next copy is due, if one may follow.
     pub(crate) fn wake_at(&self) -> Option<Duration> {
-        self.next.filter(|_| self.may_copy())
+        self.next.filter(|_| self.resting || self.may_copy())
+    }
+
+    /// Whether what is due is another round, for which all must pay.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting
     }
 
     /// Whether the copy that is due only replaces what has ended, so that it is no extra load.
@@ -205,11 +236,53 @@ impl Race {
             return self.wait();
         }
         self.next = self.rules.delay.map(|delay| now + self.pause(delay));
+        if std::mem::take(&mut self.resting) {
+            return if allowed { self.renew() } else { self.conclude() };
+        }
         if allowed && self.start(1) == 1 {
             return Decision::Start(1);
         }
         // Nothing else would ever end it.
-        if self.running.is_empty() { self.conclude() } else { Decision::Wait }
+        if self.running.is_empty() { self.rest(now, None) } else { Decision::Wait }
+    }
+
+    /// All have failed. If all of them may be well in a moment they are asked again then; else that was all.
+    fn rest(&mut self, now: Duration, pushback: Option<Pushback>) -> Decision {
+        let Rules { rounds, spread, until, most, equal, .. } = self.rules;
+        let mut pause = REST.saturating_mul(1 << self.rounds.min(10)).mul_f64(0.5 + spread.clamp(0.0, 1.0));
+        if let Some(Pushback::After(wanted)) = pushback {
+            pause = pause.max(wanted);
+        }
+        let may = self.rounds < rounds && self.counted < most && equal == 1 && !self.hushed;
+        let soon = now.checked_add(pause).is_some_and(|at| at < until);
+        if self.passing.is_empty() || self.lasting || !may || !soon {
+            return self.conclude();
+        }
+        (self.resting, self.next) = (true, Some(now + pause));
+        Decision::Wait
+    }
+
+    fn renew(&mut self) -> Decision {
+        let members_of = std::mem::take(&mut self.passing);
+        self.rounds += 1;
+        self.free += members_of.len();
+        self.equals = self.equals.saturating_add(members_of.len());
+        let start = self.start(if self.rules.repeatable { self.rules.first } else { 1 });
+        Decision::Renew { members_of, start }
+    }
+
+    /// Whether a member that failed so may be well in a moment, and may be asked again then.
+    fn may_pass(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Lost { never_sent } => never_sent,
+            Outcome::Cut => self.rules.repeatable,
+            Outcome::Refused { pushback: Some(Pushback::Stop), .. } => false,
+            Outcome::Refused { code, unbegun, .. } => {
+                let transient = code == Code::Unavailable || !self.rules.ours;
+                transient && (self.rules.repeatable || unbegun)
+            }
+            Outcome::Good { .. } | Outcome::Broken { .. } => false,
+        }
     }
 
     fn began(&mut self, now: Duration, attempt: u32) -> Decision {
@@ -244,6 +317,11 @@ impl Race {
             return decision;
         }
         match outcome {
+            Outcome::Broken { .. } => {}
+            _ if self.may_pass(outcome) => self.passing.push(attempt),
+            _ => self.lasting = true,
+        }
+        match outcome {
             Outcome::Broken { unprocessed }
                 if (self.rules.repeatable || unprocessed) && self.repeats < REPEATS =>
             {
@@ -274,10 +352,18 @@ impl Race {
         if chance && self.running.is_empty() && self.repeats < SECOND_CHANCES {
             self.repeats += 1;
             self.enlist(1);
+            self.passing.retain(|other| *other != attempt);
             return Decision::Again(attempt);
         }
         if throttled && self.running.is_empty() {
             return self.conclude();
+        }
+        if self.running.is_empty() && self.wake_at().is_none() {
+            let pushback = match outcome {
+                Outcome::Refused { pushback, .. } => pushback,
+                _ => None,
+            };
+            return self.rest(now, pushback);
         }
         self.wait()
     }
@@ -318,6 +404,7 @@ impl Race {
             Outcome::Refused { pushback: Some(_), .. } => false,
             Outcome::Refused { code: Code::ResourceExhausted, .. } if self.rules.ours => false,
             Outcome::Refused { code, .. } if self.rules.ours && UNANIMOUS.contains(code) => false,
+            Outcome::Refused { code: Code::Unavailable, unbegun: true, .. } => repeatable || !self.hushed,
             Outcome::Refused { code, .. } => repeatable && (self.rules.eager || code == Code::Unavailable),
         }
     }

@@ -7,12 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{
-    future::{AbortHandle, Abortable},
-    stream::{FuturesUnordered, StreamExt as _},
-};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::Response;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
 use tonic::{Code, body::Body};
 
 use crate::{
@@ -22,7 +22,9 @@ use crate::{
     decide::{Decision, Input, Outcome, Pushback, Race},
     error::{End, Phase, Report, arose_here},
     gate::Level,
-    member::{Attempt, Attempts, Ending, Winner},
+    judge,
+    leave::Exit,
+    member::{Attempt, Attempts, Ending, Told, Winner},
     methods::SentOnce,
     request::Progress,
 };
@@ -32,7 +34,10 @@ struct Begun {
     link: Arc<Link>,
     at: Instant,
     progress: Arc<Progress>,
-    abort: AbortHandle,
+    /// Until it was told to end.
+    exit: Option<oneshot::Sender<Exit>>,
+    /// It was withdrawn in band, and has not ended.
+    leaving: bool,
     end: Option<(Duration, Phase, Ended)>,
 }
 
@@ -44,7 +49,26 @@ enum Ended {
     Delivered(Ending),
 }
 
-type Running = FuturesUnordered<Abortable<BoxFuture<(u32, Verdict)>>>;
+impl Begun {
+    fn exit(&mut self, exit: Exit) {
+        if let Some(sender) = self.exit.take() {
+            // It may have ended in this moment.
+            let _ = sender.send(exit);
+        }
+    }
+
+    /// Begins to withdraw it in band, if that can be done.
+    fn leave(&mut self, call: &Call, number: u32, ending: Ending) -> bool {
+        // What its member has not seen cannot be withdrawn there.
+        let id = call.id.filter(|_| self.progress.phase() > Phase::Connect);
+        let Some(answer) = id.and_then(|id| self.link.withdraw(id, number)) else { return false };
+        self.exit(Exit::InBand { answer: Box::pin(answer), ending });
+        self.leaving = true;
+        true
+    }
+}
+
+type Running = FuturesUnordered<BoxFuture<(u32, Option<Verdict>)>>;
 
 pub(crate) struct Field {
     shared: Arc<Shared>,
@@ -71,7 +95,7 @@ pub(crate) struct Field {
 enum Event {
     Ended(u32, Verdict),
     /// One that was withdrawn is gone.
-    Gone,
+    Gone(u32),
     Due,
     Began,
     Suspicion,
@@ -110,6 +134,12 @@ impl Field {
             match decision {
                 Decision::Start(n) => (0..n).for_each(|_| self.start()),
                 Decision::Again(attempt) => self.again(attempt),
+                Decision::Renew { members_of, start } => {
+                    let links = members_of.into_iter().filter_map(|n| Some(self.attempt(n)?.link.clone()));
+                    let links: Vec<_> = links.collect();
+                    self.free.extend(links);
+                    (0..start).for_each(|_| self.start());
+                }
                 Decision::Withdraw(attempts) => attempts.into_iter().for_each(|n| self.withdraw(n)),
                 Decision::Wait => {}
                 Decision::Deliver(number) => {
@@ -123,8 +153,8 @@ impl Field {
             let event = tokio::select! {
                 biased;
                 Some(ended) = self.running.next() => match ended {
-                    Ok((number, verdict)) => Event::Ended(number, verdict),
-                    Err(_) => Event::Gone,
+                    (number, Some(verdict)) => Event::Ended(number, verdict),
+                    (number, None) => Event::Gone(number),
                 },
                 () = call.began.notified(), if call.rules.tied.is_some() => Event::Began,
                 () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => Event::Due,
@@ -138,7 +168,12 @@ impl Field {
     fn tell(&mut self, race: &mut Race, event: Event) -> Decision {
         let now = self.started.elapsed();
         match event {
-            Event::Gone => Decision::Wait,
+            Event::Gone(number) => {
+                if let Some(begun) = self.attempt_mut(number) {
+                    begun.leaving = false;
+                }
+                Decision::Wait
+            }
             Event::Ended(number, verdict) => {
                 let outcome = self.outcome(&verdict);
                 self.account(&outcome);
@@ -179,6 +214,12 @@ impl Field {
             stats.hedges_refused.fetch_add(1, Relaxed);
             return false;
         }
+        if race.is_resting() {
+            let allowed = brakes.may_hedge(false);
+            let counter = if allowed { &stats.rounds } else { &stats.hedges_refused };
+            counter.fetch_add(1, Relaxed);
+            return allowed;
+        }
         if race.is_replacement() {
             return true;
         }
@@ -189,7 +230,8 @@ impl Field {
         }
         // Where all that runs is with members that are ill, and one is not: that is no extra load.
         let well = self.free.front().is_some_and(|link| !link.is_suspect(now));
-        let rescue = well && race.runners().all(|number| self.is_suspect(number, now));
+        let ill = |number| self.attempt(number).is_some_and(|begun| begun.link.is_ill(now));
+        let rescue = well && race.runners().all(ill);
         let paid = !rescue && self.level != Level::Single && brakes.may_hedge(self.refused);
         self.paid += usize::from(paid);
         self.refused |= !paid;
@@ -216,11 +258,16 @@ impl Field {
     fn send(&mut self, link: Arc<Link>) {
         self.shared.stats.attempts.fetch_add(1, Relaxed);
         let progress = Arc::new(Progress::default());
-        let (abort, registration) = AbortHandle::new_pair();
-        let (at, end) = (Instant::now(), None);
-        self.begun.push(Begun { link: link.clone(), at, progress: progress.clone(), abort, end });
-        let attempt: BoxFuture<_> = Box::pin(attempt::run(self.call.clone(), link, self.count(), progress));
-        self.running.push(Abortable::new(attempt, registration));
+        let (exit, told) = oneshot::channel();
+        self.begun.push(Begun {
+            link: link.clone(),
+            at: Instant::now(),
+            progress: progress.clone(),
+            exit: Some(exit),
+            leaving: false,
+            end: None,
+        });
+        self.running.push(Box::pin(attempt::run(self.call.clone(), link, self.count(), progress, told)));
     }
 
     fn withdraw(&mut self, number: u32) {
@@ -230,11 +277,14 @@ impl Field {
             self.shared.brakes.give_back();
         }
         self.ended(number, Ended::Withdrawn);
-        if let Some(begun) = self.attempt(number) {
-            begun.abort.abort();
-            let (link, age) = (begun.link.clone(), begun.at.elapsed());
-            // What is withdrawn is cancelled, whatever the connection bears: its member is one of ours.
-            link.may_cancel(Instant::now(), age);
+        let call = self.call.clone();
+        if let Some(begun) = self.attempt_mut(number) {
+            let link = begun.link.clone();
+            if !begun.leave(&call, number, Ending::Withdrawn) {
+                begun.exit(Exit::Reset);
+                // What is withdrawn is cancelled, whatever the connection bears: its member is one of ours.
+                link.may_cancel(Instant::now(), begun.at.elapsed());
+            }
             self.free.push_back(link);
         }
     }
@@ -247,9 +297,12 @@ impl Field {
         self.begun.get(usize::try_from(number).ok()?.checked_sub(1)?)
     }
 
+    fn attempt_mut(&mut self, number: u32) -> Option<&mut Begun> {
+        self.begun.get_mut(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
     fn ended(&mut self, number: u32, how: Ended) {
-        let index = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
-        if let Some(begun) = index.and_then(|i| self.begun.get_mut(i)) {
+        if let Some(begun) = self.attempt_mut(number) {
             begun.end = Some((begun.at.elapsed(), begun.progress.phase(), how));
         }
     }
@@ -257,13 +310,22 @@ impl Field {
     fn outcome(&mut self, verdict: &Verdict) -> Outcome {
         match verdict {
             Verdict::Good(_, answer) => Outcome::Good { answer: self.number_of(answer) },
-            Verdict::Refused(error, _, pushback) => {
-                Outcome::Refused { code: error.code(), pushback: *pushback }
+            Verdict::Refused(error, reply, pushback) => {
+                let unbegun = judge::is_unbegun(reply) && self.can_be_sent();
+                Outcome::Refused { code: error.code(), pushback: *pushback, unbegun }
             }
-            Verdict::Lost { never_sent, .. } => Outcome::Lost { never_sent: *never_sent },
-            Verdict::Broken { unprocessed, .. } => Outcome::Broken { unprocessed: *unprocessed },
+            Verdict::Lost { never_sent, .. } => {
+                Outcome::Lost { never_sent: *never_sent && self.can_be_sent() }
+            }
+            Verdict::Broken { unprocessed, .. } => {
+                Outcome::Broken { unprocessed: *unprocessed && self.can_be_sent() }
+            }
             Verdict::Cut(_) => Outcome::Cut,
         }
+    }
+
+    fn can_be_sent(&self) -> bool {
+        self.call.template.payload.is_at_hand()
     }
 
     fn number_of(&mut self, answer: &Bytes) -> u32 {
@@ -335,7 +397,7 @@ impl Field {
                 took,
                 phase,
                 ending,
-                fate: begun.progress.fate(),
+                told: Told(begun.progress.clone()),
             }
         };
         (1..).zip(&self.begun).map(tell).collect()
@@ -384,25 +446,32 @@ impl Ended {
 }
 
 impl Drop for Field {
-    /// Cancels what still runs; what its connection does not bear goes on for a while.
+    /// Cancels what still runs: in band where that can be done, else by a reset. What its connection does not
+    /// bear goes on for a while.
     fn drop(&mut self) {
         if self.running.is_empty() {
             return;
         }
         let now = Instant::now();
-        let losers = &self.shared.losers;
-        let mut going_on = 0;
-        for begun in self.begun.iter().filter(|begun| begun.end.is_none()) {
+        let (losers, stats) = (&self.shared.losers, &self.shared.stats);
+        let room = losers.room();
+        let mut going_on = self.begun.iter().filter(|begun| begun.leaving).count();
+        for (number, begun) in (1..).zip(&mut self.begun).filter(|(_, begun)| begun.end.is_none()) {
+            if going_on < room && begun.leave(&self.call, number, Ending::Cancelled) {
+                going_on += 1;
+                continue;
+            }
             // Even one that has not left yet may do so in this moment, on another thread.
             let age = now.saturating_duration_since(begun.at);
-            if begun.link.may_cancel(now, age) || !losers.have_room() {
-                begun.abort.abort();
+            if begun.link.may_cancel(now, age) || going_on >= room {
+                begun.exit(Exit::Reset);
             } else {
+                begun.exit(Exit::Within(losers.grace));
+                stats.left_to_finish.fetch_add(1, Relaxed);
                 going_on += 1;
             }
         }
-        if going_on > 0 {
-            self.shared.stats.left_to_finish.fetch_add(going_on as u64, Relaxed);
+        if going_on > 0 && room > 0 {
             let mut rest = std::mem::take(&mut self.running);
             losers.keep(going_on, async move { while rest.next().await.is_some() {} });
         }

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Response};
 use http_body_util::BodyExt as _;
 use tonic::{Code, Status, body::Body};
-use wardkeep_proto::Error;
+use wardkeep_proto::{Error, context::REFUSED};
 
 use crate::{
     attempt::{Call, Verdict, verdict},
@@ -14,6 +14,7 @@ use crate::{
     channel::{InFlight, Link},
     decide::Pushback,
     error::{AttemptError, Loss, loss},
+    member::Cost,
     methods::Reading,
     peer::Peer,
     reply::{Collected, Framing, Passing},
@@ -200,6 +201,12 @@ fn joined(chunks: &VecDeque<Bytes>) -> Bytes {
     }
 }
 
+/// Whether this refusal is one of a node that has not begun the work.
+pub(crate) fn is_unbegun(reply: &Response<Body>) -> bool {
+    // What a stranger says there was removed.
+    reply.headers().contains_key(REFUSED) && reply.headers().contains_key("grpc-status")
+}
+
 /// What a node says of itself at the end of a reply.
 pub(crate) fn listen(link: &Link, progress: &Progress, trailers: &HeaderMap) {
     if !link.peer.trusted {
@@ -207,8 +214,8 @@ pub(crate) fn listen(link: &Link, progress: &Progress, trailers: &HeaderMap) {
     }
     link.hear_load(trailers);
     let text = trailers.get(FATE).and_then(|value| value.to_str().ok());
-    if let Some(text) = text {
-        progress.ended_as(text.chars().take(64).collect());
+    if let Some(cost) = text.and_then(Cost::read) {
+        progress.cost(cost);
     }
 }
 

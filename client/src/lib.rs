@@ -47,8 +47,9 @@
 //! * **How far it goes** says [`Restraint`]: replication costs little, and less the busier the members are.
 //! * **Time.** Each call has a deadline by its own timer: its `grpc-timeout`, what is left to the
 //!   request being served, or the default. Each attempt tells its member what is left.
-//! * **Cancelling.** All attempts run inside the caller's future. Dropping it cancels them all;
-//!   connections are [set up](endpoint()) to survive any number of cancelled calls. Where the server is a
+//! * **Cancelling.** All attempts run inside the caller's future. Dropping it cancels them all. At nodes of ours
+//!   they are withdrawn in band, and end in a task of the channel's own; elsewhere their streams are reset, and
+//!   connections are [set up](endpoint()) to survive any number of that. Where the server is a
 //!   stranger that might not, losers beyond what it bears are left to finish for a moment.
 //! * **What a reply tells.** [`winner()`](ResponseExt::winner), and every attempt
 //!   ([`attempts()`](ResponseExt::attempts)); an [`Observe`]r is told of every call, and each attempt is a
@@ -72,6 +73,7 @@ mod error;
 mod field;
 mod gate;
 mod judge;
+mod leave;
 mod losers;
 mod member;
 mod methods;
@@ -115,12 +117,12 @@ pub use channel::endpoint;
 pub use checked::Checked;
 pub use choose::Diversity;
 pub use error::Phase;
-pub use member::{Attempt, Ending, Member, Offer, ResponseExt, Winner};
+pub use member::{Attempt, Cost, Ending, Member, Offer, ResponseExt, Winner};
 pub use methods::SentOnce;
 pub use observe::{CallSummary, Observe};
 pub use policy::{HedgeDelay, Policy};
 pub use restraint::Restraint;
-pub use stats::{MemberStats, StatsSnapshot};
+pub use stats::{LoserStats, MemberStats, StatsSnapshot};
 pub use wellform::{WellFormed, WellFormedChannel};
 pub use withdraw::{Withdrawals, Withdrawn};
 
@@ -170,6 +172,7 @@ struct Shared {
     stats: Arc<Stats>,
     windows: Windows,
     brakes: Brakes,
+    rounds: u32,
     losers: Losers,
     observer: Option<Arc<dyn Observe>>,
 }
@@ -213,9 +216,8 @@ impl Replicated {
         StatsSnapshot { members: shared.members.stats(Instant::now()), lingering, ..shared.stats.snapshot() }
     }
 
-    /// Stops following the directory, cancels losers that were left to finish, and waits until that has
-    /// ended. Clones keep the members they
-    /// last knew; their connections close when the last clone and call are gone.
+    /// Stops following the directory, cancels losers that have not ended yet, and waits until that is done.
+    /// Clones keep the members they last knew; their connections close when the last clone and call are gone.
     pub async fn close(self) {
         self.inner.stop.cancel();
         self.inner.tasks.close();
@@ -239,10 +241,11 @@ impl Service<Request<Body>> for Replicated {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let now = Instant::now();
         let shared = self.inner.shared.clone();
         let context = race::context_of(&request, shared.default_deadline, now);
-        Box::pin(race::call(shared, request, context, now))
+        let id = race::name(&mut request, &context);
+        Box::pin(race::call(shared, request, context, id, now))
     }
 }

@@ -1,5 +1,5 @@
-//! Attempts that lost and may not be cancelled at once: they are left to finish for a while, so that their
-//! connection does not break under too many resets.
+//! The tasks of a channel in which attempts end that nobody waits for any more: those withdrawn in band, and
+//! those that may not be cancelled at once, so that their connection does not break under too many resets.
 
 use std::{
     sync::{
@@ -9,17 +9,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time::timeout};
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Beyond so many, losers are cancelled all the same.
+/// Beyond so many, losers are cancelled by a reset all the same.
 const MOST: usize = 4_096;
 
-/// The owner of the tasks in which losers finish.
+/// The owner of these tasks.
 #[derive(Clone)]
 pub(crate) struct Losers {
-    pub(crate) tasks: TaskTracker,
-    pub(crate) stop: CancellationToken,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// For those that may not be cancelled at once.
     pub(crate) grace: Duration,
     count: Arc<AtomicUsize>,
 }
@@ -29,28 +30,31 @@ impl Losers {
         Self { tasks, stop, grace, count: Arc::default() }
     }
 
-    /// Whether one more can be kept.
-    pub(crate) fn have_room(&self) -> bool {
-        self.count.load(Relaxed) < MOST && !self.stop.is_cancelled()
+    /// How many more can be kept.
+    pub(crate) fn room(&self) -> usize {
+        if self.stop.is_cancelled() { 0 } else { MOST.saturating_sub(self.count.load(Relaxed)) }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.count.load(Relaxed)
     }
 
-    /// Lets so many go on in this future until it ends or the grace is over.
+    /// Lets so many go on in this future, which ends in time by itself.
     pub(crate) fn keep(&self, many: usize, rest: impl Future<Output = ()> + Send + 'static) {
-        // Outside a runtime there is nothing to go on in: they are cancelled.
-        let Ok(runtime) = Handle::try_current() else { return };
         let kept = Kept::new(&self.count, many);
-        let (stop, grace) = (self.stop.clone(), self.grace);
-        self.tasks.spawn_on(
-            async move {
-                let _kept = kept;
-                let _ = stop.run_until_cancelled(timeout(grace, rest)).await;
-            },
-            &runtime,
-        );
+        self.run(async move {
+            let _kept = kept;
+            rest.await;
+        });
+    }
+
+    /// Runs this until it ends or the channel is closed. Outside a runtime there is nothing to run in: it is
+    /// dropped, and false.
+    pub(crate) fn run(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Ok(runtime) = Handle::try_current() else { return false };
+        let stop = self.stop.clone();
+        self.tasks.spawn_on(async move { _ = stop.run_until_cancelled(work).await }, &runtime);
+        true
     }
 }
 

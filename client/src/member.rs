@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tonic::Code;
-use wardkeep_proto::v1;
+use wardkeep_proto::v1::{self, Fate};
 
-use crate::{error::Phase, methods::SentOnce};
+use crate::{error::Phase, methods::SentOnce, request::Progress};
 
 /// A node as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,11 @@ pub struct Member {
     pub offers: Vec<Offer>,
     /// Reachable and not draining. A member that is not ready is never asked.
     pub ready: bool,
-    /// Suspected to be dead or stuck: asked after all others, and calls that wait for it ask another one.
+    /// It seems ill, though it has not been found so: asked after all others, and calls that wait for it ask
+    /// another one early, within the budget for hedges.
     pub suspected: bool,
+    /// It is known to be one of our nodes: the directory says so.
+    pub(crate) is_node: bool,
     /// One of ours. The errors of a stranger are not believed: they get an ID and a machine here, and
     /// their text goes no further than the log.
     pub trusted: bool,
@@ -44,6 +47,8 @@ pub struct Offer {
     pub incarnation: u64,
     /// The ward runs.
     pub ready: bool,
+    /// It seems ill, as of members.
+    pub suspected: bool,
 }
 
 impl Member {
@@ -58,6 +63,7 @@ impl Member {
             offers: Vec::new(),
             ready: true,
             suspected: false,
+            is_node: false,
             trusted: true,
         }
     }
@@ -98,16 +104,22 @@ impl Member {
             ward: o.ward,
             incarnation: o.incarnation,
             ready: o.ready,
+            suspected: o.suspected,
         });
+        let offers: Vec<Offer> = offers.collect();
+        let mut up = offers.iter().filter(|offer| offer.ready).peekable();
+        // As a whole it is, if all that it offers is.
+        let wards = up.peek().is_some() && up.all(|offer| offer.suspected);
         Some(Self {
             name: node.name,
             uri: node.uri,
             machine: node.machine,
             zone: node.zone,
             labels: node.labels.into_iter().collect(),
-            offers: offers.collect(),
+            suspected: member.suspected || wards,
+            offers,
             ready: member.ready,
-            suspected: false,
+            is_node: true,
             trusted: true,
         })
     }
@@ -154,8 +166,69 @@ pub struct Attempt {
     pub phase: Phase,
     /// What became of it.
     pub ending: Ending,
-    /// What the member itself said of its end, if it did (`wardkeep-fate`).
-    pub fate: Option<String>,
+    pub(crate) told: Told,
+}
+
+impl Attempt {
+    /// What its member said that it cost there, if nobody waited for its end. Members that are nodes of ours say
+    /// it a moment after the call has its answer; `None` until then, and for all others.
+    pub fn cost(&self) -> Option<Cost> {
+        self.told.0.told()
+    }
+}
+
+/// Where to hear of an attempt's end after that of its call.
+#[derive(Clone)]
+pub(crate) struct Told(pub(crate) Arc<Progress>);
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.told().fmt(f)
+    }
+}
+
+impl PartialEq for Told {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.told() == other.0.told()
+    }
+}
+
+impl Eq for Told {}
+
+/// How an attempt ended that nobody waited for, and what it cost its member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cost {
+    /// How far it had come: never begun, running, finished.
+    pub fate: Fate,
+    /// Since its work began, if it did.
+    pub wall: Option<Duration>,
+    /// Of that, what it was worked on.
+    pub busy: Option<Duration>,
+}
+
+impl Cost {
+    /// From the trailer of an attempt that was withdrawn.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split(';');
+        let fate = match parts.next()? {
+            "queued" => Fate::Queued,
+            "running" => Fate::Running,
+            "finished" => Fate::Finished,
+            _ => return None,
+        };
+        let mut cost = Self { fate, wall: None, busy: None };
+        for part in parts {
+            let (key, micros) = part.split_once('=')?;
+            let time = Some(Duration::from_micros(micros.parse().ok()?));
+            match key {
+                "wall" => cost.wall = time,
+                "busy" => cost.busy = time,
+                _ => {}
+            }
+        }
+        Some(cost)
+    }
 }
 
 /// What became of an attempt.
@@ -205,5 +278,22 @@ impl<T> ResponseExt for http::Response<T> {
 
     fn attempts(&self) -> &[Attempt] {
         self.extensions().get::<Attempts>().map_or(&[], |attempts| &attempts.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cost_is_read_as_nodes_write_it_and_nothing_else_is_one() {
+        let read = Cost::read("running;wall=1234;busy=56").unwrap();
+        let micros = |n| Some(Duration::from_micros(n));
+        assert_eq!((read.fate, read.wall, read.busy), (Fate::Running, micros(1_234), micros(56)));
+        assert_eq!(Cost::read("queued"), Some(Cost { fate: Fate::Queued, wall: None, busy: None }));
+        assert_eq!(Cost::read("finished;wall=1;later=2").map(|cost| cost.wall), Some(micros(1)));
+        for bad in ["", "gone", "running;wall", "running;wall=-1", "running;wall=1e3"] {
+            assert_eq!(Cost::read(bad), None, "{bad}");
+        }
     }
 }

@@ -38,4 +38,11 @@ pub struct CallSummary<'a> {
 pub trait Observe: Send + Sync + 'static {
     /// A call has ended. Calls that their caller dropped are not told of.
     fn called(&self, call: &CallSummary<'_>);
+
+    /// An attempt that nobody waited for has ended at its member, which has said what it
+    /// [cost](Attempt::cost); mostly after [`called`](Self::called) has told of its call. Told of those that were
+    /// withdrawn in band, on a task of the channel.
+    fn lost(&self, method: &str, attempt: &Attempt) {
+        let _ = (method, attempt);
+    }
 }

@@ -1,7 +1,7 @@
 //! Carries out a call: starts attempts, follows the decisions, and gives the caller one reply.
 //!
 //! All attempts are polled by the caller's own future: dropping the call, or returning the winner's reply,
-//! drops those that still run, or hands them to [`crate::losers`].
+//! ends those that still run, or hands them to [`crate::losers`].
 
 use std::{
     sync::{
@@ -11,16 +11,16 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::{sync::Notify, time::Instant};
 use tonic::{Status, body::Body};
 use uuid::Uuid;
-use wardkeep_proto::context::{self, GRPC_TIMEOUT, REQUEST_ID, RequestContext};
+use wardkeep_proto::context::{self, CALL_ID, GRPC_TIMEOUT, REQUEST_ID, RequestContext};
 
 use crate::{
     Shared,
     attempt::Call,
-    decide::Race,
+    decide::{Race, Rules},
     error::{CallError, Report},
     field::Field,
     observe::CallSummary,
@@ -58,16 +58,31 @@ pub(crate) fn context_of(request: &Request<Body>, default: Duration, now: Instan
     }
 }
 
+/// The ID by which members know this call from all others; if it has no other, in its headers. `None` if the
+/// caller has named it, who may have named others so.
+pub(crate) fn name(request: &mut Request<Body>, context: &RequestContext) -> Option<Uuid> {
+    let serving = context::current().is_some();
+    let headers = request.headers_mut();
+    let named = headers.contains_key(CALL_ID) || (headers.contains_key(REQUEST_ID) && !serving);
+    if named || !serving {
+        return (!named).then_some(context.request_id);
+    }
+    let id = Uuid::now_v7();
+    headers.insert(CALL_ID, HeaderValue::from_str(&id.to_string()).ok()?);
+    Some(id)
+}
+
 /// One call, from the request to the reply the caller gets.
 pub(crate) async fn call(
     shared: Arc<Shared>,
     request: Request<Body>,
     context: RequestContext,
+    id: Option<Uuid>,
     started: Instant,
 ) -> Result<Response<Body>, Status> {
     shared.stats.calls.fetch_add(1, Relaxed);
     let plain = context.clone();
-    let ran = run(&shared, request, context, started).await;
+    let ran = run(&shared, request, context, id, started).await;
     ran.map_err(|error| {
         shared.stats.failed_calls.fetch_add(1, Relaxed);
         context::sync_scope(plain, || Status::from(error.into_error()))
@@ -78,6 +93,7 @@ async fn run(
     shared: &Arc<Shared>,
     request: Request<Body>,
     mut context: RequestContext,
+    id: Option<Uuid>,
     started: Instant,
 ) -> Result<Response<Body>, CallError> {
     let method = context.method.clone();
@@ -102,6 +118,8 @@ async fn run(
     let timings = shared.windows.of(&method);
     let percentile = |percent| timings.percentile(started, percent);
     let (rules, equals) = rules::of(&plan, level, shared.fatal, percentile);
+    let (spread, until) = (spread(context.request_id), allowed);
+    let rules = Rules { rounds: shared.rounds, spread, until, ..rules };
     let once = plan.once.or_else(|| rules::sent_once(plan.policy, level));
     let race = Race::new(rules, order.links.len(), order.equals.min(equals));
     let call = Call {
@@ -109,6 +127,9 @@ async fn run(
         plan,
         rules,
         context,
+        id,
+        started,
+        observer: shared.observer.clone(),
         allowed,
         attempt_timeout: shared.attempt_timeout,
         max_reply_bytes: shared.max_reply_bytes,
@@ -152,4 +173,10 @@ async fn run(
         });
     }
     result
+}
+
+/// A number from 0 to 1 that is another one for each call.
+fn spread(id: Uuid) -> f64 {
+    let [.., low, high] = *id.as_bytes();
+    f64::from(u16::from_be_bytes([low, high])) / f64::from(u16::MAX)
 }

@@ -15,14 +15,17 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use tonic::{Status, body::Body};
 
-use crate::error::{CallError, Phase};
+use crate::{
+    error::{CallError, Phase},
+    member::Cost,
+};
 
 /// How far an attempt got, seen from outside of it.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     phase: AtomicU8,
     begun: AtomicBool,
-    fate: OnceLock<String>,
+    cost: OnceLock<Cost>,
 }
 
 impl Progress {
@@ -44,13 +47,13 @@ impl Progress {
         self.begun.swap(false, Relaxed)
     }
 
-    /// What the member said of the attempt's end.
-    pub(crate) fn ended_as(&self, fate: String) {
-        let _ = self.fate.set(fate);
+    /// What the member said of the end of the attempt, which nobody waited for. The first word counts.
+    pub(crate) fn cost(&self, cost: Cost) {
+        let _ = self.cost.set(cost);
     }
 
-    pub(crate) fn fate(&self) -> Option<String> {
-        self.fate.get().cloned()
+    pub(crate) fn told(&self) -> Option<Cost> {
+        self.cost.get().copied()
     }
 }
 
@@ -59,13 +62,37 @@ impl Progress {
 pub(crate) enum Payload {
     /// Read whole; any attempt can have it.
     Shared(Bytes),
-    /// Not read. The first attempt that begins to send it takes it.
-    Once(Arc<Mutex<Option<Body>>>),
+    /// Passed through to one attempt at a time.
+    Once(Arc<Mutex<Passed>>),
+}
+
+/// Of a body that is passed through so much is kept, to send it again should nobody have looked at it.
+const KEPT: usize = 64 << 10;
+
+/// A body that is passed through.
+pub(crate) struct Passed {
+    rest: Option<Body>,
+    /// What has been read of it.
+    kept: Vec<Bytes>,
+    size: usize,
+    /// More has been read than is kept.
+    lost: bool,
+    /// The attempt that sends it: the latest.
+    turn: u32,
 }
 
 impl Payload {
     pub(crate) fn once(body: Body) -> Self {
-        Self::Once(Arc::new(Mutex::new(Some(body))))
+        let passed = Passed { rest: Some(body), kept: Vec::new(), size: 0, lost: false, turn: 0 };
+        Self::Once(Arc::new(Mutex::new(passed)))
+    }
+
+    /// Whether another attempt can send it from its beginning.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        match self {
+            Self::Shared(_) => true,
+            Self::Once(passed) => !passed.lock().unwrap_or_else(PoisonError::into_inner).lost,
+        }
     }
 
     /// Reads a body of at most `limit` bytes.
@@ -100,7 +127,7 @@ pub(crate) struct Template {
 impl Template {
     /// A request for one attempt, which tells of its progress.
     pub(crate) fn request(&self, progress: Arc<Progress>) -> http::Request<Body> {
-        let body = Sending { payload: Some(self.payload.clone()), taken: None, progress };
+        let body = Sending { payload: Some(self.payload.clone()), passing: None, progress };
         let mut request = http::Request::new(Body::new(body));
         *request.method_mut() = self.parts.method.clone();
         *request.uri_mut() = self.parts.uri.clone();
@@ -115,8 +142,67 @@ impl Template {
 struct Sending {
     /// Until the first poll.
     payload: Option<Payload>,
-    taken: Option<Body>,
+    passing: Option<Passing>,
     progress: Arc<Progress>,
+}
+
+/// An attempt's turn with a body that is passed through.
+struct Passing {
+    passed: Arc<Mutex<Passed>>,
+    turn: u32,
+    /// Sent of what is kept.
+    sent: usize,
+}
+
+impl Passing {
+    fn begin(passed: Arc<Mutex<Passed>>) -> Self {
+        let turn = {
+            let mut passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
+            passed.turn += 1;
+            passed.turn
+        };
+        Self { passed, turn, sent: 0 }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut guard = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = &mut *guard;
+        // Never less than the whole.
+        if passed.turn != self.turn || (passed.lost && self.sent == 0) {
+            return Poll::Ready(Some(Err(Status::unavailable("the request is sent by another attempt"))));
+        }
+        if let Some(chunk) = passed.kept.get(self.sent).filter(|_| !passed.lost) {
+            self.sent += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        let Some(rest) = passed.rest.as_mut() else { return Poll::Ready(None) };
+        let frame = ready!(http_body::Body::poll_frame(Pin::new(rest), cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(chunk) = frame.data_ref() {
+                    self.sent += 1;
+                    passed.size += chunk.len();
+                    passed.lost |= passed.size > KEPT;
+                    if passed.lost {
+                        passed.kept = Vec::new();
+                    } else {
+                        passed.kept.push(chunk.clone());
+                    }
+                }
+            }
+            Some(Err(_)) => passed.lost = true,
+            None => passed.rest = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_over(&self) -> bool {
+        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let caught_up = passed.lost || self.sent >= passed.kept.len();
+        passed.turn == self.turn
+            && caught_up
+            && passed.rest.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
 }
 
 impl http_body::Body for Sending {
@@ -133,23 +219,23 @@ impl http_body::Body for Sending {
                 self.progress.reached(Phase::Headers);
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
             }
-            Some(Payload::Once(slot)) => {
+            Some(Payload::Once(passed)) => {
                 self.progress.reached(Phase::Send);
-                self.taken = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+                self.passing = Some(Passing::begin(passed));
             }
             None => {}
         }
-        let Some(body) = self.taken.as_mut() else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
+        let Some(passing) = self.passing.as_mut() else { return Poll::Ready(None) };
+        let frame = ready!(passing.poll(cx));
         if frame.is_none() {
             self.progress.reached(Phase::Headers);
-            self.taken = None;
+            self.passing = None;
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.payload.is_none() && self.taken.as_ref().is_none_or(Body::is_end_stream)
+        self.payload.is_none() && self.passing.as_ref().is_none_or(Passing::is_over)
     }
 }
 
@@ -193,5 +279,33 @@ mod tests {
         assert_eq!(progress.phase(), Phase::Connect);
         assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "x");
         assert_eq!(progress.phase(), Phase::Headers);
+    }
+
+    fn template(chunks: &[&'static str]) -> Template {
+        Template { parts: http::Request::new(()).into_parts().0, payload: Payload::once(body(chunks)) }
+    }
+
+    async fn text(request: http::Request<Body>) -> Result<Bytes, Status> {
+        Ok(request.into_body().collect().await?.to_bytes())
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_sent_is_sent_whole_again_by_the_next_attempt_and_by_no_other() {
+        let template = template(&["a", "b", "c"]);
+        let mut half = template.request(Arc::default()).into_body();
+        assert_eq!(half.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
+        assert_eq!(text(template.request(Arc::default())).await.unwrap(), "abc");
+        assert!(half.frame().await.unwrap().is_err(), "its turn is over");
+        assert!(template.payload.is_at_hand());
+        assert_eq!(text(template.request(Arc::default())).await.unwrap(), "abc");
+    }
+
+    #[tokio::test]
+    async fn of_a_body_too_long_to_be_kept_nothing_is_sent_again() {
+        static LONG: [u8; KEPT] = [b'x'; KEPT];
+        let template = template(&["a", std::str::from_utf8(&LONG).unwrap(), "b"]);
+        assert_eq!(text(template.request(Arc::default())).await.unwrap().len(), KEPT + 2);
+        assert!(!template.payload.is_at_hand());
+        assert!(text(template.request(Arc::default())).await.is_err());
     }
 }

@@ -24,8 +24,10 @@ use crate::{
 ///   included), and then, as hedged and tied calls, a single attempt (nine tenths). How busy a member is it says
 ///   itself (`wardkeep-load`, or that it has no room), or its answers do by taking longer than at their best.
 ///   Quorums stay what they are.
-/// * Losers are cancelled at once, but no more of them than a connection bears: on a connection to a server
-///   that is not known to be a node of ours, at most 100 in a second, and at most 10 that the server may not
+/// * Losers at our own nodes are withdrawn in band: a message says whose work is in vain, and the node says how far
+///   each had come and what it cost. No stream is reset, unless the node does not answer.
+/// * Losers elsewhere are cancelled at once by a reset, but no more of them than a connection bears: on one to a
+///   server that is not known to be a node of ours, at most 100 in a second, and at most 10 that the server may not
 ///   have seen. Beyond, a loser is left to finish for 500 ms.
 /// * A connection is replaced, between calls, before all the losers cancelled on it can use up what h2
 ///   allows them.
@@ -34,8 +36,10 @@ pub struct Restraint {
     pub(crate) hedge_ratio: f64,
     pub(crate) hedge_burst: u32,
     pub(crate) step_down: bool,
+    pub(crate) rounds: u32,
     pub(crate) cancels_per_second: u32,
     pub(crate) loser_grace: Duration,
+    pub(crate) in_band: bool,
     pub(crate) renew_after: u64,
 }
 
@@ -45,8 +49,10 @@ impl Default for Restraint {
             hedge_ratio: 0.05,
             hedge_burst: 10,
             step_down: true,
+            rounds: 4,
             cancels_per_second: 100,
             loser_grace: ACCEPTED,
+            in_band: true,
             renew_after: 2_000_000,
         }
     }
@@ -67,6 +73,16 @@ impl Restraint {
         self
     }
 
+    /// How often the members of a call are asked again when all have failed in a way that may pass: they could not
+    /// be connected to, or said `UNAVAILABLE`; what may not be repeated, only if none of them can have begun it.
+    /// After 50 ms, then twice as long each time, with jitter, within the call's deadline and the policy's
+    /// `max_attempts`; each time is paid for as a hedge, so that calls fail at once where nothing works. 4 unless set.
+    #[must_use]
+    pub fn ask_again(mut self, rounds: u32) -> Self {
+        self.rounds = rounds;
+        self
+    }
+
     /// Cancels on one connection to a server that is not known to be a node of ours.
     #[must_use]
     pub fn cancels_per_second(mut self, cancels: u32) -> Self {
@@ -79,6 +95,14 @@ impl Restraint {
     #[must_use]
     pub fn loser_grace(mut self, grace: Duration) -> Self {
         self.loser_grace = grace;
+        self
+    }
+
+    /// Whether losers at our own nodes are withdrawn in band, which tells what they cost. Otherwise their streams
+    /// are reset.
+    #[must_use]
+    pub fn withdraw_in_band(mut self, in_band: bool) -> Self {
+        self.in_band = in_band;
         self
     }
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    channel::{Given, Link, Wiring},
+    channel::{Given, Link, Wiring, Word},
     choose::{Candidate, Choice, Class, Diversity, Labels, choose},
     error::CallError,
     gate,
@@ -100,12 +100,16 @@ impl Members {
                 link.returned(now);
             }
             let wardless = !member.offers.is_empty() && member.offers.iter().all(|offer| !offer.ready);
-            link.suspect(member.suspected || !member.ready || wardless);
+            link.hear(match member.suspected {
+                _ if !member.ready || wardless => Word::Ill,
+                true => Word::Suspected,
+                false => Word::Well,
+            });
             published.push(member.clone());
             peers.push(Peer { labels: self.labels(&member), member, link });
         }
         // What still runs on those that are gone had better run elsewhere.
-        known.into_values().for_each(|peer| peer.link.suspect(true));
+        known.into_values().for_each(|peer| peer.link.hear(Word::Ill));
         self.view.store(Arc::new(View { peers }));
         self.published.send_replace(published.into());
     }
@@ -211,18 +215,20 @@ pub(crate) fn rate(
 
 /// Whether a member is back, or not what it was: nothing is held against the new one.
 fn has_returned(before: &Member, now: &Member) -> bool {
-    let ready = |member: &Member| member.ready && !member.suspected;
     let incarnations = |member: &Member| -> Vec<u64> {
         member.offers.iter().filter(|o| o.ready).map(|o| o.incarnation).collect()
     };
-    ready(now) && (!ready(before) || incarnations(before) != incarnations(now))
+    now.ready && (!before.ready || incarnations(before) != incarnations(now))
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
     use super::*;
     use crate::{
         channel::{CONNECT_TIMEOUT, Dialer},
+        losers::Losers,
         member::Offer,
         restraint::Restraint,
         track::Sample,
@@ -230,7 +236,8 @@ mod tests {
 
     fn members(list: impl IntoIterator<Item = Member>) -> Members {
         let dialer = Dialer::new(None, CONNECT_TIMEOUT, Arc::default());
-        let wiring = Wiring::new(dialer, Arc::default(), Restraint::default());
+        let losers = Losers::new(TaskTracker::new(), CancellationToken::new(), Duration::ZERO);
+        let wiring = Wiring::new(dialer, Arc::default(), Restraint::default(), losers);
         Members::new(wiring, Diversity::default(), list.into_iter().map(|m| (m, None)).collect())
     }
 
@@ -268,7 +275,13 @@ mod tests {
 
     #[test]
     fn members_that_are_not_ready_or_do_not_offer_the_service_are_not_asked() {
-        let offer = |ready| Offer { service: "a.B".into(), ward: "w".into(), incarnation: 1, ready };
+        let offer = |ready| Offer {
+            service: "a.B".into(),
+            ward: "w".into(),
+            incarnation: 1,
+            ready,
+            suspected: false,
+        };
         let mut offers = member("offers");
         offers.offers.push(offer(true));
         let mut restarting = member("restarting");
@@ -280,7 +293,13 @@ mod tests {
 
     #[test]
     fn if_none_is_ready_those_that_offer_the_service_are_asked_all_the_same() {
-        let offer = |ready| Offer { service: "a.B".into(), ward: "w".into(), incarnation: 1, ready };
+        let offer = |ready| Offer {
+            service: "a.B".into(),
+            ward: "w".into(),
+            incarnation: 1,
+            ready,
+            suspected: false,
+        };
         let mut unseen = member("unseen").with_ready(false);
         unseen.offers.push(offer(false));
         let mut restarting = member("restarting");
@@ -324,7 +343,13 @@ mod tests {
     fn nothing_is_held_against_a_member_that_is_another_incarnation() {
         let offering = |incarnation| {
             let mut member = member("a");
-            member.offers.push(Offer { service: "a.B".into(), ward: "w".into(), incarnation, ready: true });
+            member.offers.push(Offer {
+                service: "a.B".into(),
+                ward: "w".into(),
+                incarnation,
+                ready: true,
+                suspected: false,
+            });
             member
         };
         let members = members([offering(1)]);

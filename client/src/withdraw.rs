@@ -13,8 +13,11 @@ use tonic::{Code, body::Body, client::GrpcService, codegen::StdError};
 use uuid::Uuid;
 use wardkeep_proto::v1::{AttemptEnd, AttemptRef, Fate, WithdrawRequest, replica_client::ReplicaClient};
 
-/// Between two messages, unless many wait.
+/// Between two messages while there is much to withdraw, unless many wait.
 const PAUSE: Duration = Duration::from_millis(2);
+/// A message with so many shows that there is much to withdraw. With fewer, each goes when the one before has been
+/// answered: within two round trips.
+const SEVERAL: usize = 4;
 /// Those that wait go at once when they are so many.
 const MANY: usize = 64;
 /// In one message; nodes take no more.
@@ -28,7 +31,8 @@ const UNABLE_FOR: Duration = Duration::from_secs(60);
 
 /// Withdraws attempts at one member. Cheap to clone.
 ///
-/// The first goes at once; those that follow within 2 ms go together. It never waits for room: when 4,096 wait, when
+/// One message is under way at a time, and takes along what has come together meanwhile; while that is several, for
+/// 2 ms. It never waits for room: when 4,096 wait, when
 /// the member does not answer within 500 ms, or does not know the service, attempts are to be reset.
 #[derive(Clone, Debug)]
 pub struct Withdrawals(mpsc::Sender<Asked>);
@@ -104,7 +108,10 @@ where
             batch.clear();
             continue;
         }
-        next = Instant::now() + PAUSE;
+        next = Instant::now();
+        if batch.len() >= SEVERAL {
+            next += PAUSE;
+        }
         let attempts = batch.iter_mut().map(|asked| std::mem::take(&mut asked.attempt)).collect();
         let asking = pin!(member.withdraw(WithdrawRequest { attempts }));
         match timeout(PATIENCE, asking).await {
@@ -197,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_goes_at_once_those_soon_after_go_together_and_many_do_not_wait() {
+    async fn few_go_at_once_those_that_follow_many_go_together_and_many_do_not_wait() {
         let (member, withdrawals, mut runs) = member(Manner::Answers);
         assert_eq!(withdrawals.withdraw(Uuid::nil(), 0).await, QUEUED);
         let answers = join_all(ask(&withdrawals, 3)).await;
@@ -205,7 +212,9 @@ mod tests {
         join_all(ask(&withdrawals, 2_000)).await;
         let came = member.came.lock().unwrap().clone();
         let zero = Duration::ZERO;
-        assert_eq!(came, [(zero, 1), (PAUSE, 3), (PAUSE, 1_024), (PAUSE, 976)]);
+        assert_eq!(came, [(zero, 1), (zero, 3), (zero, 1_024), (zero, 976)]);
+        join_all(ask(&withdrawals, 2)).await;
+        assert_eq!(member.came.lock().unwrap().last(), Some(&(PAUSE, 2)));
         drop(withdrawals);
         runs.join_next().await.unwrap().unwrap();
     }

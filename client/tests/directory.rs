@@ -24,7 +24,7 @@ use tonic::{
     Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
-use wardkeep_client::{Replicated, ResponseExt as _};
+use wardkeep_client::{HedgeDelay, Policy, Replicated, ResponseExt as _};
 use wardkeep_proto::v1::{
     self, DirectoryView, GetFleetRequest, NodeInfo, Offer, WatchDirectoryRequest,
     directory_server::{Directory, DirectoryServer},
@@ -81,8 +81,8 @@ async fn directory(first: Vec<v1::Member>) -> Running {
 
 fn entry(name: &str, puppet: &Puppet, ready: bool) -> v1::Member {
     let node = NodeInfo { name: name.into(), uri: puppet.uri.clone(), ..Default::default() };
-    let offer = Offer { service: SERVICE.into(), ward: "w".into(), incarnation: 1, ready };
-    v1::Member { node: Some(node), ready: true, offers: vec![offer] }
+    let offer = Offer { service: SERVICE.into(), ward: "w".into(), incarnation: 1, ready, suspected: false };
+    v1::Member { node: Some(node), ready: true, offers: vec![offer], suspected: false }
 }
 
 async fn known(channel: &Replicated, names: &[&str]) {
@@ -129,6 +129,50 @@ async fn a_ward_that_is_not_ready_is_not_asked() {
         assert_eq!(reply.winner().unwrap().node, "b");
     }
     assert_eq!(a.asked(), 0);
+}
+
+/// Far longer than the test may take.
+const NEVER: HedgeDelay = HedgeDelay::Fixed(Duration::from_secs(3_600));
+
+#[tokio::test]
+async fn whoever_waits_for_a_member_that_becomes_suspected_asks_the_next_at_once() {
+    let (hung, good) = (Puppet::mute().await, Puppet::good("good").await);
+    let running = directory(vec![entry("hung", &hung, true)]).await;
+    let channel = Replicated::builder()
+        .directory(&running.uri, SERVICE)
+        .methods(wardkeep_proto::FILE_DESCRIPTOR_SET)
+        .policy(Policy::Hedged { delay: NEVER, max_attempts: 2 })
+        .build()
+        .unwrap();
+    known(&channel, &["hung"]).await;
+    let view = |version, suspected| {
+        let hung = v1::Member { suspected, ..entry("hung", &hung, true) };
+        DirectoryView { version, members: vec![hung, entry("good", &good, true)] }
+    };
+    running.fake.views.send_replace(view(2, false));
+    known(&channel, &["hung", "good"]).await;
+    // Calls take turns: one of two goes to each.
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = operator(&channel);
+            async move { client.get_fleet(GetFleetRequest {}).await }
+        })
+        .collect();
+    let suspects = async {
+        while hung.asked() == 0 {
+            tokio::task::yield_now().await;
+        }
+        running.fake.views.send_replace(view(3, true));
+    };
+    let (replies, ()) = within(async { tokio::join!(futures_util::future::join_all(calls), suspects) }).await;
+    let attempts: Vec<u32> = replies.iter().map(|r| r.as_ref().unwrap().winner().unwrap().attempts).collect();
+    assert_eq!(attempts.iter().sum::<u32>(), 3, "{attempts:?}");
+    // From then on it is asked last.
+    for _ in 0..4 {
+        let reply = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap();
+        assert_eq!((reply.winner().unwrap().node.as_str(), reply.winner().unwrap().attempts), ("good", 1));
+    }
+    assert_eq!(hung.asked(), 1);
 }
 
 #[tokio::test]

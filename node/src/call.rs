@@ -30,7 +30,7 @@ use crate::{
     body::{CallBody, Claim, Inbound},
     calls::{Attempt, Calls, Ticket},
     context::{CallParts, Failure, Incarnation, WardContext},
-    entrance::refuse,
+    entrance::{refuse, unbegun},
     error::NodeError,
     gate::{Full, Gate, Pass},
     load,
@@ -100,7 +100,7 @@ pub(crate) async fn serve(live: Arc<Live>, calls: &Arc<Calls>, request: Request<
     match call.admit().await {
         Ok(pass) if is_tied => tied::serve(call, pass, presence, request),
         Ok(pass) => call.handle(pass, presence, request).await,
-        Err(error) => call.fail(error),
+        Err(error) => unbegun(call.fail(error)),
     }
 }
 
@@ -332,6 +332,8 @@ fn stopped(incarnation: &Incarnation) -> Error {
 
 /// Says who answered.
 pub(crate) fn sign(headers: &mut HeaderMap, incarnation: &Incarnation) {
+    // A handler may pass on what another node said to it: that was about another call.
+    headers.remove(context::REFUSED);
     for (key, value) in [(context::NODE, &incarnation.home.node), (context::WARD, &incarnation.ward)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(key, value);

@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tonic::{Status, body::Body};
 use tower::Service;
@@ -105,13 +105,19 @@ impl Entrance {
         context.enter(&self.node, ward, 0);
         let error = context::sync_scope(context, || Error::from(refusal).at(&self.node, ward, 0));
         self.ledger.write(&error);
-        refuse(error)
+        unbegun(refuse(error))
     }
 }
 
 /// A call that fails before it has a body.
 pub(crate) fn refuse(error: Error) -> Response<Body> {
     Status::from(error).into_http()
+}
+
+/// Says that no ward has seen the call.
+pub(crate) fn unbegun(mut refusal: Response<Body>) -> Response<Body> {
+    refusal.headers_mut().insert(context::REFUSED, HeaderValue::from_static("1"));
+    refusal
 }
 
 impl Service<Request<Body>> for Entrance {

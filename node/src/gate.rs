@@ -105,6 +105,7 @@ impl Gate {
     }
 
     /// Calls that are let in.
+    #[cfg(test)]
     pub(crate) fn inside(&self) -> usize {
         self.limit.saturating_sub(self.permits.available_permits())
     }

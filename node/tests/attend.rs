@@ -80,7 +80,10 @@ async fn under_a_supervisor_a_node_reports_and_obeys_and_does_not_heal_by_itself
         assert_eq!(session.command(7, stop_of(1)).await.unwrap_err().kind(), "OTHER_INCARNATION");
 
         session
-            .command(7, Kind::Hold(v1::HoldWard { slot: 0, incarnation: 2, quarantined: false }))
+            .command(
+                7,
+                Kind::Hold(v1::HoldWard { slot: 0, incarnation: 2, quarantined: false, released: false }),
+            )
             .await
             .unwrap();
         node.until(|now| find(now, "fragile").held).await;
@@ -141,7 +144,10 @@ async fn a_held_ward_stays_down_when_the_node_is_alone() {
         let (mut session, _) = supervisor.session().await;
         session.welcome(7, GRACE).await;
         session
-            .command(7, Kind::Hold(v1::HoldWard { slot: 0, incarnation: 1, quarantined: false }))
+            .command(
+                7,
+                Kind::Hold(v1::HoldWard { slot: 0, incarnation: 1, quarantined: false, released: false }),
+            )
             .await
             .unwrap();
         session.command(7, stop_of(1)).await.unwrap();

@@ -39,6 +39,9 @@ pub const FATE: HeaderName = HeaderName::from_static("wardkeep-fate");
 pub const TWIN: HeaderName = HeaderName::from_static("wardkeep-twin");
 /// How long to wait before the next attempt, in milliseconds: gRFC A6.
 pub const RETRY_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// In the head of a failed reply: no work was begun, so that even what may not be repeated may be sent to another
+/// node. Only nodes say so, never a ward.
+pub const REFUSED: HeaderName = HeaderName::from_static("wardkeep-refused");
 /// The flag of a frame of a tied reply's body that holds what its head did not say. A length (four bytes,
 /// big-endian, at most [`MOST_HEAD_BYTES`]) and lines (`name: value` CR LF) follow, as in trailers of gRPC-Web.
 pub const HEAD_FLAG: u8 = 0x80;

@@ -39,6 +39,10 @@ pub struct Steward {
     pub(crate) config: Config,
     /// See [`detector::deviations`].
     pub(crate) deviations: f64,
+    /// The same for a mere suspicion.
+    pub(crate) suspicious: f64,
+    /// Grows when a node becomes suspected, or no longer is.
+    pub(crate) suspicions: u64,
     pub(crate) now: Time,
     /// Real time less patient time.
     pub(crate) slack: Duration,
@@ -73,6 +77,8 @@ impl Steward {
         Self {
             config,
             deviations: detector::deviations(config.phi_threshold),
+            suspicious: detector::deviations(detector::SUSPICIOUS),
+            suspicions: 0,
             now: Time::ZERO,
             slack: Duration::ZERO,
             doubled: false,
@@ -167,8 +173,14 @@ impl Steward {
             boot: node.boot,
             attached: node.attached,
             verdict: node.verdict,
+            suspected: node.suspected && node.verdict == Verdict::Healthy,
             last_heard: node.heard,
         })
+    }
+
+    /// Grows each time a node becomes suspected, or no longer is: nothing else tells of it.
+    pub fn suspicions(&self) -> u64 {
+        self.suspicions
     }
 
     /// All groups, by name.
@@ -433,6 +445,7 @@ fn view(ward: &Ward, unreachable: bool, patient: Time) -> WardView<'_> {
         in_progress: work.map_or(0, |work| work.in_progress),
         work_ended: work.map_or(0, |work| work.ended),
         oldest_work: ward.oldest_work(patient),
+        suspected: !unreachable && ward.is_suspected(patient),
         restart_due: ward.pending.as_ref().and_then(|pending| pending.due),
     }
 }

@@ -45,8 +45,21 @@ impl Detector {
     /// The silence that is a verdict. `deviations`: see [`deviations`].
     pub(crate) fn patience(&self, config: &Config, deviations: f64) -> Duration {
         let ceiling = config.silence_ceiling.max(config.silence_floor);
+        self.silence(config, deviations)
+            .map_or(ceiling, |silence| silence.clamp(config.silence_floor, ceiling))
+    }
+
+    /// The silence that is a suspicion, before it is a verdict: a report and a half, or as long as the rhythm
+    /// seen so far makes unlikely.
+    pub(crate) fn suspicion(&self, config: &Config, suspicious: f64, patience: Duration) -> Duration {
+        let least = config.pulse_interval.saturating_mul(3) / 2;
+        self.silence(config, suspicious).map_or(patience, |silence| silence.max(least).min(patience))
+    }
+
+    /// So long past the mean; `None` while no rhythm is known.
+    fn silence(&self, config: &Config, deviations: f64) -> Option<Duration> {
         if self.intervals.len() < 3 {
-            return ceiling;
+            return None;
         }
         let count = self.intervals.len() as f64;
         let mean = self.sum as f64 / count;
@@ -55,9 +68,12 @@ impl Detector {
         let least = config.pulse_interval.as_micros() as f64 / 10.0;
         let micros = mean + deviations * variance.sqrt().max(least);
         // `as` saturates, and takes NaN for 0.
-        Duration::from_micros(micros as u64).clamp(config.silence_floor, ceiling)
+        Some(Duration::from_micros(micros as u64))
     }
 }
+
+/// The suspicion (phi) that clients are told of, long before it is a verdict: one report in a thousand is so late.
+pub(crate) const SUSPICIOUS: f64 = 3.0;
 
 /// The number of standard deviations past the mean at which phi reaches `threshold`.
 pub(crate) fn deviations(threshold: f64) -> f64 {

@@ -33,6 +33,10 @@ pub(crate) struct Node {
     /// Its last report (patient): only what reports vouch for is judged.
     pub(crate) reported: Time,
     pub(crate) detector: Detector,
+    /// Its runtime is late, but not so late that it is stalled.
+    pub(crate) lagging: bool,
+    /// It seems ill, which is no verdict yet.
+    pub(crate) suspected: bool,
     /// Place among the nodes, by first session.
     pub(crate) rank: u64,
     /// For how long its runtime has not run, as last reported.
@@ -66,6 +70,7 @@ impl Node {
         (self.heard, self.heard_patient, self.reported) = (Some(now), patient, patient);
         self.lag = Duration::ZERO;
         self.detector.restarted();
+        self.lagging = false;
         if let Some(launch) = &mut self.launch {
             launch.attended();
         }
@@ -108,6 +113,7 @@ impl Steward {
         };
         node.detector.arrived(patient, &config);
         node.reported = patient;
+        node.lagging = runtime_lag > config.runtime_stall / 2;
         self.heard(name);
         let Some(node) = self.nodes.get_mut(name) else { return };
         let before = mem::replace(&mut node.lag, runtime_lag);
@@ -197,6 +203,11 @@ impl Steward {
         let (now, patient) = (self.now, self.patient());
         let Some(node) = self.node_mut(name).filter(|node| node.attached && !node.exited) else { return };
         (node.heard, node.heard_patient) = (Some(now), patient);
+        let lagging = node.lagging;
+        if mem::replace(&mut node.suspected, lagging) != lagging {
+            self.suspicions += 1;
+        }
+        let Some(node) = self.nodes.get_mut(name) else { return };
         if let Some(launch) = &mut node.launch {
             launch.heard();
         }
@@ -243,6 +254,7 @@ impl Steward {
 
     pub(crate) fn wake_node(&mut self, name: &NodeName) {
         let patient = self.patient();
+        self.suspect(name, patient);
         let Some(node) = self.nodes.get(name) else { return };
         if !node.attached && node.launch.is_none() && patient >= forget_at(node) {
             return self.forget(name);
@@ -261,6 +273,20 @@ impl Steward {
         self.wake_escalation(name);
     }
 
+    /// Its silence is longer than usual, though it is no verdict yet.
+    fn suspect(&mut self, name: &NodeName, patient: Time) {
+        let Some(node) = self.nodes.get(name).filter(|node| node.is_expected() && !node.suspected) else {
+            return;
+        };
+        if patient < self.suspicion_begins(node) {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.suspected = true;
+            self.suspicions += 1;
+        }
+    }
+
     fn judge_silence(&mut self, name: &NodeName, patient: Time) {
         if !self.doubled && self.most_are_silent(patient) {
             self.doubled = true;
@@ -274,6 +300,12 @@ impl Steward {
             self.nodes.get(name).map_or(Duration::ZERO, |n| patient.saturating_sub(n.heard_patient));
         let reason = format!("nothing heard for {}", seconds(silence));
         self.judge_node(name, Verdict::Unreachable, Cause { reason, ..Cause::default() });
+    }
+
+    /// When (patient) the silence of an expected node is a suspicion.
+    fn suspicion_begins(&self, node: &Node) -> Time {
+        let patience = node.detector.patience(&self.config, self.deviations);
+        node.heard_patient.saturating_add(node.detector.suspicion(&self.config, self.suspicious, patience))
     }
 
     /// When (patient) the silence of an expected node is a verdict.
@@ -310,7 +342,12 @@ impl Steward {
         let silence = match node.left {
             Some(left) => Some(self.real(left.saturating_add(GOODBYE_PATIENCE))),
             None if node.is_awaited() => Some(self.real(self.awaited_until(node))),
-            None => node.is_expected().then(|| self.real(self.silence_ends(node))),
+            None if node.is_expected() => {
+                let suspicion = self.suspicion_begins(node);
+                let next = if node.suspected { self.silence_ends(node) } else { suspicion };
+                Some(self.real(next))
+            }
+            None => None,
         };
         silence.into_iter().chain(launch).min()
     }

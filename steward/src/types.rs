@@ -774,6 +774,8 @@ pub struct WardView<'a> {
     pub work_ended: u64,
     /// Age of the oldest unit in progress, at the time asked for.
     pub oldest_work: Option<Duration>,
+    /// Its work has taken more than half of what it may, at the time asked for: it is no verdict yet.
+    pub suspected: bool,
     /// When its restart is due.
     pub restart_due: Option<Time>,
 }
@@ -789,6 +791,8 @@ pub struct NodeView<'a> {
     pub attached: bool,
     /// Health.
     pub verdict: Verdict,
+    /// Healthy by the verdict, but later than it should be: its report, or its runtime.
+    pub suspected: bool,
     /// When it was last heard.
     pub last_heard: Option<Time>,
 }

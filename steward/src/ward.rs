@@ -241,6 +241,13 @@ impl Ward {
         }
     }
 
+    /// Its oldest work has taken more than half of what it may.
+    pub(crate) fn is_suspected(&self, patient: Time) -> bool {
+        let well = self.phase == Phase::Running && self.verdict == Verdict::Healthy;
+        let allowed = self.spec().stall_timeout.filter(|_| well);
+        allowed.zip(self.oldest_work(patient)).is_some_and(|(allowed, age)| age > allowed / 2)
+    }
+
     /// What was promised, and for how long it has been owed.
     pub(crate) fn owed(&self, overdue: Overdue, pulsed: Time, patient: Time) -> (Duration, Duration) {
         let spec = self.spec();

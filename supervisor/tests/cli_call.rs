@@ -98,8 +98,15 @@ async fn the_answer_of_a_service_is_told_with_its_code() {
 }
 
 fn member(name: &str, uri: &str, ready: bool) -> Member {
-    let offer = |service: &str| Offer { service: service.into(), ward: "w".into(), incarnation: 1, ready };
+    let offer = |service: &str| Offer {
+        service: service.into(),
+        ward: "w".into(),
+        incarnation: 1,
+        ready,
+        suspected: false,
+    };
     Member {
+        suspected: false,
         node: node(name, 1, uri).info,
         ready,
         offers: vec![offer("wardkeep.v1.Operator"), offer("grpc.health.v1.Health")],

@@ -124,6 +124,37 @@ async fn a_frozen_node_is_unreachable_within_three_seconds_and_its_wards_live_on
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_told_of_a_frozen_node_before_it_is_given_up_and_when_it_goes_on() {
+    within(async {
+        let sup = supervisor(Supervisor::builder()).await;
+        let args = ["node", "--name", "n", "--listen", "127.0.0.1:0", "--supervisor", &sup.uri];
+        let node = Process(Process::serve(&args).stderr(Stdio::null()).spawn().unwrap());
+        let channel = wardkeep_client::endpoint(&sup.uri).unwrap().connect().await.unwrap();
+        let everyone = v1::WatchDirectoryRequest::default();
+        let mut views = DirectoryClient::new(channel).watch(everyone).await.unwrap().into_inner();
+        let mut view = async |wanted: fn(&v1::Member) -> bool| loop {
+            let view = views.message().await.unwrap().unwrap();
+            if let Some(member) = view.members.into_iter().next().filter(wanted) {
+                return member;
+            }
+        };
+        view(|member| member.ready && !member.suspected).await;
+        // Its rhythm is known.
+        for _ in 0..4 {
+            let before = sup.node("n", |_| true).await.last_report_at;
+            sup.node("n", |node| node.last_report_at != before).await;
+        }
+        node.signal(Signal::SIGSTOP);
+        let member = view(|member| member.suspected || !member.ready).await;
+        assert!(member.ready && member.suspected, "suspected first: {member:?}");
+        view(|member| !member.ready).await;
+        node.signal(Signal::SIGCONT);
+        view(|member| member.ready && !member.suspected).await;
+    })
+    .await;
+}
+
 /// The supervisor that a process started by the test below is to attend, and what it waits for.
 const ATTEND: &str = "WARDKEEP_FROZEN_NODE_ATTENDS";
 const GATE: &str = "WARDKEEP_FROZEN_NODE_WAITS_FOR";

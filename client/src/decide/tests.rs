@@ -10,11 +10,11 @@ const GOOD: Outcome = Good { answer: 0 };
 const STEP: Duration = Duration::from_millis(10);
 
 fn refused(code: Code) -> Outcome {
-    Refused { code, pushback: None }
+    Refused { code, pushback: None, unbegun: false }
 }
 
 fn pushed(pushback: Pushback) -> Outcome {
-    Refused { code: Code::Unavailable, pushback: Some(pushback) }
+    Refused { code: Code::Unavailable, pushback: Some(pushback), unbegun: false }
 }
 
 fn all(width: usize) -> Rules {
@@ -300,12 +300,90 @@ fn for_a_quorum_one_refusal_is_one_voice() {
     assert_eq!(ended(&mut race, 3, refused(Code::InvalidArgument)), Deliver(1));
 }
 
+fn again(rules: Rules) -> Rules {
+    Rules { rounds: 2, until: STEP * 40, ..rules }
+}
+
+#[test]
+fn when_all_have_failed_and_may_be_well_again_they_are_asked_again_after_growing_pauses() {
+    let mut race = race(again(all(2)), 2);
+    race.begin();
+    let ended_at = |race: &mut Race, steps, attempt, outcome| {
+        race.step(STEP * steps, Input::Ended { attempt, outcome, throttled: false })
+    };
+    assert_eq!(ended(&mut race, 1, UNSENT), Wait);
+    assert_eq!(ended(&mut race, 2, refused(Code::Unavailable)), Wait);
+    assert_eq!(race.wake_at(), Some(STEP + REST));
+    assert!(race.is_resting());
+    assert_eq!(due(&mut race, 6), Renew { members_of: vec![1, 2], start: 2 });
+    assert_eq!(ended_at(&mut race, 6, 4, UNSENT), Wait);
+    assert_eq!(ended_at(&mut race, 6, 3, UNSENT), Wait);
+    assert_eq!(race.wake_at(), Some(STEP * 6 + REST * 2));
+    assert_eq!(due(&mut race, 16), Renew { members_of: vec![4, 3], start: 2 });
+    assert_eq!(ended(&mut race, 5, UNSENT), Wait);
+    assert_eq!(ended(&mut race, 6, UNSENT), GiveUp, "two rounds, and no more");
+}
+
+#[test]
+fn one_that_would_fail_again_ends_a_call_at_once() {
+    let mut race = race(again(all(2)), 2);
+    race.begin();
+    assert_eq!(ended(&mut race, 1, UNSENT), Wait);
+    assert_eq!(ended(&mut race, 2, refused(Code::Internal)), GiveUp);
+}
+
+#[test]
+fn a_round_is_paid_for_and_does_not_begin_when_the_time_is_nearly_over() {
+    let mut race = self::race(again(all(2)), 1);
+    race.begin();
+    ended(&mut race, 1, refused(Code::Unavailable));
+    assert_eq!(race.step(STEP * 6, Input::Due { allowed: false }), Deliver(1));
+    let mut late = self::race(Rules { until: STEP + REST, ..again(all(2)) }, 1);
+    late.begin();
+    assert_eq!(ended(&mut late, 1, refused(Code::Unavailable)), Deliver(1));
+    let mut hushed = self::race(again(all(1)), 1);
+    hushed.begin();
+    assert_eq!(ended(&mut hushed, 1, pushed(Pushback::Stop)), Deliver(1));
+    let mut told = self::race(again(all(1)), 1);
+    told.begin();
+    assert_eq!(ended(&mut told, 1, pushed(Pushback::After(STEP * 20))), Wait);
+    assert_eq!(told.wake_at(), Some(STEP * 21));
+}
+
+#[test]
+fn attempts_beyond_the_members_are_made_as_far_as_the_policy_goes() {
+    let mut race = race(again(hedged(3)), 2);
+    race.begin();
+    assert_eq!(ended(&mut race, 1, refused(Code::Unavailable)), Start(1));
+    assert_eq!(ended(&mut race, 2, refused(Code::Unavailable)), Wait);
+    assert_eq!(due(&mut race, 6), Renew { members_of: vec![1, 2], start: 1 });
+    assert_eq!(
+        race.step(
+            STEP * 7,
+            Input::Ended { attempt: 3, outcome: refused(Code::Unavailable), throttled: false }
+        ),
+        GiveUp
+    );
+}
+
+#[test]
+fn what_must_not_be_repeated_goes_to_another_if_the_first_has_begun_nothing() {
+    let unbegun = Refused { code: Code::Unavailable, pushback: None, unbegun: true };
+    let mut once = race(again(Rules::once(FATAL)), 2);
+    once.begin();
+    assert_eq!(ended(&mut once, 1, unbegun), Start(1));
+    assert_eq!(ended(&mut once, 2, unbegun), Wait);
+    assert_eq!(due(&mut once, 6), Renew { members_of: vec![1, 2], start: 1 });
+    assert_eq!(ended(&mut once, 3, refused(Code::Unavailable)), GiveUp);
+}
+
 fn any_rules() -> impl Strategy<Value = Rules> {
     let shapes = (1usize..5, 1usize..6, any::<bool>(), any::<bool>(), 1usize..4);
     shapes.prop_flat_map(|(first, most, repeatable, eager, equal)| {
         prop_oneof![
             Just(Rules { first, repeatable, equal: equal.min(first), ..Rules::once(FATAL) }),
-            Just(Rules { most, eager, ours: repeatable, ..hedged(most) }),
+            Just(Rules { most, eager, ours: repeatable, rounds: 2, ..hedged(most) }),
+            Just(Rules { first, repeatable, rounds: 3, ..Rules::once(FATAL) }),
             Just(Rules { most, eager, ..tied(most) }),
         ]
     })
@@ -326,7 +404,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
     ];
     prop_oneof![
         2 => (0u32..2).prop_map(|answer| Good { answer }),
-        4 => (code, pushback).prop_map(|(code, pushback)| Refused { code, pushback }),
+        4 => (code, pushback, any::<bool>()).prop_map(|(code, pushback, unbegun)| Refused { code, pushback, unbegun }),
         2 => any::<bool>().prop_map(|never_sent| Lost { never_sent }),
         1 => any::<bool>().prop_map(|unprocessed| Broken { unprocessed }),
         1 => Just(Cut),
@@ -371,6 +449,15 @@ proptest! {
                     running.push(started);
                 },
                 Again(_) => { started += 1; running.push(started); }
+                Renew { members_of, start } => {
+                    prop_assert!(start > 0 && !members_of.is_empty());
+                    prop_assert!(members_of.iter().all(|m| ends.iter().any(|(n, _)| n == m)));
+                    counted += start;
+                    for _ in 0..start {
+                        started += 1;
+                        running.push(started);
+                    }
+                }
                 Withdraw(these) => {
                     prop_assert!(rules.tied.is_some());
                     prop_assert!(these.len() < running.len(), "one at least goes on");

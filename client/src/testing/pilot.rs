@@ -171,7 +171,7 @@ impl Pilot {
             Told::Full(after) => {
                 member.track.record(now, Sample::Full(took));
                 let pushback = Some(Pushback::After(after));
-                Outcome::Refused { code: Code::ResourceExhausted, pushback }
+                Outcome::Refused { code: Code::ResourceExhausted, pushback, unbegun: false }
             }
         };
         (sent.open, member.in_flight) = (false, member.in_flight - 1);
@@ -227,6 +227,11 @@ impl Pilot {
                 orders.push(Order::End { good });
             }
             Decision::GiveUp => orders.push(Order::End { good: false }),
+            Decision::Renew { members_of, start } => {
+                let members = members_of.iter().map(|attempt| flight.sent[*attempt as usize - 1].member);
+                flight.free.extend(members.collect::<Vec<_>>());
+                (0..start).for_each(|_| self.send(now, flight, orders));
+            }
             // Connections do not break here.
             Decision::Again(_) | Decision::Wait => {}
         }

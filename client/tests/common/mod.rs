@@ -34,7 +34,11 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 use wardkeep_client::{Member, Policy, Replicated, ReplicatedBuilder};
-use wardkeep_proto::v1::{Fleet, Supervisor, operator_client::OperatorClient};
+use wardkeep_proto::v1::{
+    Fleet, Supervisor, WithdrawReply, WithdrawRequest,
+    operator_client::OperatorClient,
+    replica_server::{Replica, ReplicaServer},
+};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -61,6 +65,19 @@ impl tower::Service<Request<Body>> for Act {
     }
 }
 
+/// Any of them.
+struct Boxed(Box<dyn Replica>);
+
+#[tonic::async_trait]
+impl Replica for Boxed {
+    async fn withdraw(
+        &self,
+        request: tonic::Request<WithdrawRequest>,
+    ) -> Result<tonic::Response<WithdrawReply>, Status> {
+        self.0.withdraw(request).await
+    }
+}
+
 pub struct Puppet {
     pub uri: String,
     pub accepted: Arc<AtomicUsize>,
@@ -71,6 +88,31 @@ pub struct Puppet {
 
 impl Puppet {
     pub async fn start<F, R>(act: F) -> Self
+    where
+        F: Fn(Request<Body>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::serve(act, None).await
+    }
+
+    /// One that says it is a node, and takes withdrawals.
+    pub async fn node<F, R>(act: F, replica: impl Replica) -> Self
+    where
+        F: Fn(Request<Body>) -> R + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let signed = move |request| {
+            let reply = act(request);
+            async move {
+                let mut reply = reply.await;
+                reply.headers_mut().insert("wardkeep-node", HeaderValue::from_static("n"));
+                reply
+            }
+        };
+        Self::serve(signed, Some(ReplicaServer::from_arc(Arc::new(Boxed(Box::new(replica)))))).await
+    }
+
+    async fn serve<F, R>(act: F, replica: Option<ReplicaServer<Boxed>>) -> Self
     where
         F: Fn(Request<Body>) -> R + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
@@ -90,8 +132,13 @@ impl Puppet {
         }));
         let mut server = JoinSet::new();
         server.spawn(async move {
-            let server = Server::builder().http2_max_pending_accept_reset_streams(Some(8_192));
-            server.clone().add_service(act).serve_with_incoming(incoming).await.unwrap();
+            let mut server = Server::builder().http2_max_pending_accept_reset_streams(Some(8_192));
+            server
+                .add_service(act)
+                .add_optional_service(replica)
+                .serve_with_incoming(incoming)
+                .await
+                .unwrap();
         });
         Self { uri, accepted, asked, _server: server }
     }

@@ -67,9 +67,29 @@ async fn paused(tasks: &mut JoinSet<()>, puppet: &Puppet) -> Member {
     member
 }
 
+fn channel(members: Vec<Member>, policy: Policy) -> Replicated {
+    builder(members)
+        .policy(policy)
+        .connector(tower::service_fn(dial))
+        .connect_timeout(Duration::from_millis(200))
+        .default_deadline(DEADLINE)
+        .build()
+        .unwrap()
+}
+
 async fn survive(ill: Member, what: &str) {
     let good = Puppet::good("good").await;
     let delay = HedgeDelay::Fixed(Duration::from_millis(20));
+    // Two that say the same are enough.
+    let channel = channel(
+        vec![ill.clone(), good.member("good"), good.member("as good")],
+        Policy::Quorum { equal: 2, of: 3 },
+    );
+    for _ in 0..6 {
+        if let Err(status) = get(&channel).await {
+            panic!("{what}, a quorum: {status:?}");
+        }
+    }
     for policy in
         [Policy::All(2), Policy::Hedged { delay, max_attempts: 3 }, Policy::Tied { delay, max_attempts: 3 }]
     {
@@ -78,13 +98,7 @@ async fn survive(ill: Member, what: &str) {
         for members in [vec![ill.clone(), good.member("good")], vec![ill.clone(), twin, good.member("good")]]
         {
             let policy = if let Policy::All(_) = policy { Policy::All(members.len() as u32) } else { policy };
-            let channel: Replicated = builder(members)
-                .policy(policy)
-                .connector(tower::service_fn(dial))
-                .connect_timeout(Duration::from_millis(200))
-                .default_deadline(DEADLINE)
-                .build()
-                .unwrap();
+            let channel = self::channel(members, policy);
             for _ in 0..6 {
                 match get(&channel).await {
                     Ok(reply) => assert_eq!(reply.winner().unwrap().node, "good", "{what}, {policy:?}"),

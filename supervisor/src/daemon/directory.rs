@@ -58,7 +58,7 @@ pub(super) fn view(fleet: &v1::Fleet) -> Vec<v1::Member> {
             let ready = healthy && node.attending && !node.draining;
             let wards = wards.get(info.name.as_str()).into_iter().flatten();
             let offers = wards.flat_map(|ward| offers(ward, ready)).collect();
-            v1::Member { ready, offers, node: Some(info.clone()) }
+            v1::Member { ready, offers, node: Some(info.clone()), suspected: node.suspected }
         })
         .collect()
 }
@@ -71,6 +71,7 @@ fn offers(ward: &v1::Ward, node_ready: bool) -> impl Iterator<Item = v1::Offer> 
             ward: spec.name.clone(),
             incarnation: ward.incarnation,
             ready: node_ready && up,
+            suspected: ward.suspected,
         })
     })
 }

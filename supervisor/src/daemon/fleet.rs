@@ -184,6 +184,8 @@ pub(super) struct Fleet {
     pub(super) superseded: u64,
     pub(super) state_changed: bool,
     reported: bool,
+    /// The steward's count of them, when it was last looked at.
+    suspicions: u64,
     shown_at: Instant,
     /// Between two pictures.
     apart: Duration,
@@ -225,6 +227,7 @@ impl Fleet {
             superseded: 0,
             state_changed: true,
             reported: false,
+            suspicions: 0,
             shown_at: origin,
             apart: PICTURES_APART,
             orders_seen_to: origin,
@@ -269,6 +272,8 @@ impl Fleet {
                 self.orders_seen_to = Instant::now();
                 self.give_up_orders();
             }
+            let suspicions = self.steward.suspicions();
+            self.state_changed |= std::mem::replace(&mut self.suspicions, suspicions) != suspicions;
             if self.picture_due().is_some_and(|due| due <= Instant::now()) {
                 self.show();
             }

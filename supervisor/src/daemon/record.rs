@@ -290,6 +290,7 @@ fn node(record: Option<&NodeRecord>, view: &NodeView<'_>, launcher: Option<How>)
         last_report_at: record.last_report_at.map(timestamp),
         leaked_threads: record.leaked_threads,
         launcher,
+        suspected: view.suspected,
     }
 }
 
@@ -302,6 +303,7 @@ fn ward(view: &WardView<'_>, known: Option<&v1::Ward>, unreachable: bool) -> v1:
     let mut ward = known.cloned().unwrap_or_default();
     ward.node = view.id.node.to_string();
     ward.state = state.into();
+    ward.suspected = view.suspected;
     ward.verdict = if unreachable { v1::Verdict::Unreachable } else { wire::verdict(view.verdict) }.into();
     ward.incarnation = view.incarnation;
     ward.restarts = view.restarts;
