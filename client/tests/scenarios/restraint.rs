@@ -36,7 +36,7 @@ async fn in_between_the_second_copy_goes_out_when_the_first_is_late_and_when_sat
         // Of a load that is there without copies.
         let act = move |n| match n {
             ..2 => Busy(1, "0.9"),
-            ..4 => Busy(1, load),
+            2..4 => Busy(1, load),
             _ => Busy(400, load),
         };
         let stage = Stage::new().policy(Policy::All(2)).replica("a", act).replica("b", act);
