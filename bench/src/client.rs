@@ -24,7 +24,7 @@ const ONE: [&str; 5] = [
     "p99 in µs",
     "client's CPU in µs a call",
     "servers' CPU in µs a call",
-    "CPU in all, in µs a call",
+    "all CPU in µs a call",
 ];
 const MANY: [&str; 4] =
     ["calls a second", "client's CPU in µs a call", "servers' CPU in µs a call", "attempts a call"];
@@ -229,6 +229,7 @@ fn slow(rounds: usize) -> Table {
         Contestant::new(IDEAL, || {
             let calls = first..first + SLOW_CALLS;
             first += SLOW_CALLS;
+            alone.iter().for_each(Caller::wake);
             let each: Vec<_> = alone.iter().map(|caller| caller.each(calls.clone())).collect();
             let ideal = (0..each[0].len()).map(|i| each.iter().map(|it| it[i]).fold(f64::MAX, f64::min));
             let ideal = millis(ideal.collect());
@@ -258,6 +259,7 @@ const HEDGED_OFTEN: &str = "Replicated, hedged after the 90th percentile";
 fn calls_in_turn<W: Way>(caller: &Caller<W>) -> impl FnMut() -> Vec<f64> + '_ {
     let mut first = 0;
     move || {
+        caller.wake();
         let calls = first..first + SLOW_CALLS;
         first += SLOW_CALLS;
         millis(caller.each(calls))

@@ -71,8 +71,22 @@ impl<W: Way> Caller<W> {
         })
     }
 
+    /// Has every way answer once: while others had their turn nobody looked after the connections, and their
+    /// servers may have given them up.
+    pub fn wake(&self) {
+        self.run(async {
+            for client in &self.clients {
+                let mut client = client.clone();
+                while client.say(words(0)).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+    }
+
     /// So many calls at a time, each followed by the next.
     pub fn closed(&self, at_a_time: usize, lasts: Duration) -> Load {
+        self.wake();
         let before = machine::cpu_seconds();
         let (calls, seconds) = self.run(async {
             let begin = Instant::now();
@@ -96,6 +110,7 @@ impl<W: Way> Caller<W> {
 
     /// One call after another, each `pause` after the one before was answered; sorted microseconds.
     pub fn one_by_one(&self, lasts: Duration, pause: Duration) -> (Vec<f64>, Load) {
+        self.wake();
         let before = machine::cpu_seconds();
         let begin = Instant::now();
         let mut took = self.run(async {
@@ -143,8 +158,11 @@ async fn timed<W: Way>(client: &mut EchoClient<W>, call: u64) -> f64 {
 }
 
 async fn say<W: Way>(client: &mut EchoClient<W>, call: u64) {
-    let words = Words { text: vec![7; 100], call };
-    client.say(words).await.expect("an answer");
+    client.say(words(call)).await.expect("an answer");
+}
+
+fn words(call: u64) -> Words {
+    Words { text: vec![7; 100], call }
 }
 
 /// Of sorted figures.

@@ -139,6 +139,7 @@ impl<W: Way> Pair<W> {
 
     /// In a stretch of its own: counting takes time.
     fn allocations(&self, server: &mut Server) -> f64 {
+        self.caller.wake();
         let before = server.count(true);
         self.caller.times(COUNTED);
         (server.count(false).allocations - before.allocations) / COUNTED as f64
@@ -146,6 +147,7 @@ impl<W: Way> Pair<W> {
 
     fn low_load(&self) -> Vec<f64> {
         let mut server = self.server.borrow_mut();
+        self.caller.wake();
         let before = server.used();
         let (took, load) = self.caller.one_by_one(3 * LASTS, PAUSE);
         let cpu = server.used().cpu - before.cpu;

@@ -58,7 +58,9 @@ fn group(page: &mut String, report: &Report) -> std::fmt::Result {
     }
     let drawn = report.curves.first().unwrap_or(&report.tables[0].name);
     writeln!(page, "\n![{drawn}](benchmarks/{}.svg)", report.group)?;
-    writeln!(page, "\nGoals:\n")?;
+    if !report.goals.is_empty() {
+        writeln!(page, "\nGoals:\n")?;
+    }
     for goal in &report.goals {
         writeln!(page, "* {}: {}.", if goal.met { "Met" } else { "**Missed**" }, goal.what)?;
     }

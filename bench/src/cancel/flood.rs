@@ -14,7 +14,7 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::oneshot, task::JoinSet};
 use tonic::transport::{Channel, Endpoint};
-use wardkeep_client::{Member, Policy, Replicated};
+use wardkeep_client::{Member, Policy, Replicated, Restraint};
 use wardkeep_node::{Node, Ward};
 
 use super::runtime;
@@ -67,8 +67,15 @@ pub fn table(cancels: u64) -> Table {
         row
     };
     let mut rows = vec![flood(NAIVE.to_owned(), "naive", 64, cancels.min(NAIVE_CANCELS))];
-    for at_a_time in [64, 512] {
-        rows.push(flood(format!("wardkeep all(2), {at_a_time} at a time"), "ours", at_a_time, cancels));
+    for (how, way) in [("withdrawn in band", "in-band"), ("streams reset", "reset")] {
+        for at_a_time in [64, 512] {
+            rows.push(flood(
+                format!("wardkeep all(2), {how}, {at_a_time} at a time"),
+                way,
+                at_a_time,
+                cancels,
+            ));
+        }
     }
     Table {
         name: "Cancels, and what becomes of the connections".to_owned(),
@@ -133,7 +140,8 @@ async fn flood(way: &str, at_a_time: usize, cancels: u64) -> Vec<f64> {
             let members = uris.iter().map(|uri| Member::new(uri, format!("http://{uri}")));
             let ours = Replicated::builder().members(members).assume_idempotent();
             // All of them, however busy the machine is.
-            let ours = ours.restraint(wardkeep_client::Restraint::default().step_down(false));
+            let ours =
+                ours.restraint(Restraint::default().step_down(false).withdraw_in_band(way == "in-band"));
             Way::Ours(ours.policy(Policy::All(2)).build().expect("a channel"))
         }
     });

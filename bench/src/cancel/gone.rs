@@ -10,7 +10,7 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinSet,
 };
-use wardkeep_client::{Member, Policy, Replicated, endpoint};
+use wardkeep_client::{Member, Policy, Replicated, Restraint, endpoint};
 use wardkeep_node::{Node, Ward};
 
 use super::runtime;
@@ -20,13 +20,14 @@ use crate::{
     report::Table,
 };
 
-pub const OURS: &str = "wardkeep all(2)";
+pub const OURS: &str = "wardkeep all(2), withdrawn in band";
+pub const RESET: &str = "wardkeep all(2), streams reset";
 const NAIVE: &str = "tonic: two calls, the slower one dropped";
 const CALLS: usize = 1_000;
 
 pub const NOTE: &str = "The loser's handler waits for ever; its server hears of the first reply with the cancel alone, which has half of \
     a round trip to go. A round trip is that of the first reply's server, measured in the same round, one call at a time; the pause \
-    between calls lets everything come to rest. Dropped calls of tonic reset their streams.";
+    between calls lets everything come to rest. Dropped calls of tonic reset their streams; in band a message withdraws the attempt.";
 
 pub fn table(rounds: usize) -> Table {
     let about = format!(
@@ -36,11 +37,13 @@ pub fn table(rounds: usize) -> Table {
     let columns = ["p50 in round trips", "p99 in round trips", "a round trip in µs"];
     let runtime = runtime();
     let (stage, mut gone) = runtime.block_on(Stage::start());
-    let ours = {
+    let [ours, reset] = [true, false].map(|in_band| {
         let _entered = runtime.enter();
         let ours = Replicated::builder().members(stage.members()).assume_idempotent().policy(Policy::All(2));
-        ours.build().expect("a channel")
-    };
+        // Both copies, however busy the machine is: the first answer waits for the second to begin.
+        let restraint = Restraint::default().step_down(false).withdraw_in_band(in_band);
+        ours.restraint(restraint).build().expect("a channel")
+    });
     let gone = std::cell::RefCell::new(&mut gone);
     let contestants = vec![
         Contestant::new(NAIVE, || {
@@ -49,15 +52,12 @@ pub fn table(rounds: usize) -> Table {
                 select_all(calls).await.0.expect("an answer");
             }))
         }),
-        Contestant::new(OURS, || {
-            runtime.block_on(stage.round(&mut gone.borrow_mut(), async || {
-                ask(ours.clone(), Vec::new()).await.expect("an answer");
-            }))
-        }),
+        Contestant::new(OURS, || runtime.block_on(stage.raced(&mut gone.borrow_mut(), &ours))),
+        Contestant::new(RESET, || runtime.block_on(stage.raced(&mut gone.borrow_mut(), &reset))),
     ];
     let name = "From the first reply to the end of the loser's handler";
     let table = side_by_side((name, &about), &columns, NAIVE, rounds, contestants);
-    drop(ours);
+    drop((ours, reset));
     runtime.block_on(stage.stop());
     table
 }
@@ -124,6 +124,14 @@ impl Stage {
 
     fn channels(&self) -> impl Iterator<Item = tonic::transport::Channel> + '_ {
         self.channels.iter().cloned()
+    }
+
+    /// Calls over a replicated channel.
+    async fn raced(&self, gone: &mut Gone, channel: &Replicated) -> Vec<f64> {
+        self.round(gone, async || {
+            ask(channel.clone(), Vec::new()).await.expect("an answer");
+        })
+        .await
     }
 
     async fn round(&self, gone: &mut Gone, call: impl AsyncFn()) -> Vec<f64> {

@@ -25,7 +25,8 @@ pub fn measure(rounds: usize, cancels: u64) -> Result<Report, Box<dyn std::error
 }
 
 fn goals(gone: &Table, flood: &Table) -> Vec<Goal> {
-    let (p50, p99) = (gone.median(gone::OURS, 0), gone.median(gone::OURS, 1));
+    let at = |column| (gone.median(gone::OURS, column), gone.median(gone::RESET, column));
+    let ((p50, p50_reset), (p99, p99_reset)) = (at(0), at(1));
     let ours: Vec<_> = flood.rows.iter().filter(|row| row.name != flood::NAIVE).collect();
     let sum = |column: usize| {
         ours.iter().filter_map(|row| row.cells[column]).map(|cell| cell.median).fold(0.0, |sum, it| sum + it)
@@ -38,11 +39,15 @@ fn goals(gone: &Table, flood: &Table) -> Vec<Goal> {
     vec![
         Goal {
             what: format!(
-                "from the first reply to the end of the loser's handler, p50: at most 0.6 of a round trip: {p50:.2}"
+                "from the first reply to the end of the loser's handler, p50: at most 0.6 of a round trip: {p50:.2} in band, \
+                {p50_reset:.2} by a reset"
             ),
-            met: p50 <= 0.6,
+            met: p50.max(p50_reset) <= 0.6,
         },
-        Goal { what: format!("p99: at most 2 round trips: {p99:.2}"), met: p99 <= 2.0 },
+        Goal {
+            what: format!("p99: at most 2 round trips: {p99:.2} in band, {p99_reset:.2} by a reset"),
+            met: p99.max(p99_reset) <= 2.0,
+        },
         Goal {
             what: format!(
                 "no connection lost and no call failed: {:.0} and {:.0} of {:.0} cancels (tonic's defaults: {:.0} and {:.0} of {:.0})",

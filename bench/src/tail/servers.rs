@@ -22,9 +22,11 @@ pub const MEDIANS: [Duration; 3] =
 pub const SIGMA: f64 = 0.3;
 /// So many take so much longer.
 pub const UNLUCKY: (f64, Duration) = (0.02, Duration::from_millis(100));
-/// Calls that a server works on at a time, and that wait.
+/// Calls that a server works on at a time, where they are to have time to spare, and where they get busy.
+pub const MANY_PLACES: usize = 16;
 pub const PLACES: usize = 6;
-pub const WAIT: usize = 24;
+/// So many times that may wait.
+pub const WAIT: usize = 4;
 
 /// What the servers have done.
 #[derive(Default)]
@@ -50,8 +52,8 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts them; how long each call takes follows from the seed.
-    pub async fn start(seed: u64) -> Self {
+    /// Starts them, for so many calls at a time; how long each call takes follows from the seed.
+    pub async fn start(places: usize, seed: u64) -> Self {
         let worked = Arc::new(Worked::default());
         let (mut uris, mut stop, mut running) = (Vec::new(), Vec::new(), JoinSet::new());
         for (n, median) in MEDIANS.into_iter().enumerate() {
@@ -67,7 +69,7 @@ impl Servers {
                     Ok(vec![7; 100])
                 }
             });
-            let ward = Ward::service("ask", move |_| ask.clone()).concurrency(PLACES).queue(WAIT);
+            let ward = Ward::service("ask", move |_| ask.clone()).concurrency(places).queue(places * WAIT);
             let node =
                 Node::builder(format!("unlike-{n}")).ward(ward).bind("127.0.0.1:0").await.expect("a node");
             uris.push(format!("http://{}", node.local_addr()));

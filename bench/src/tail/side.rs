@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{
     runtime,
-    servers::Servers,
+    servers::{MANY_PLACES, Servers},
     ways::{ALL, ALL_2, BARE, HEDGED, HEDGED_FIXED, NAIVE, QUORUM, SINGLE, TIED, TOWER, Way},
 };
 use crate::{
@@ -32,16 +32,16 @@ const COLUMNS: [&str; 8] = [
 pub const P999: usize = 3;
 pub const COPIES: usize = 4;
 
-/// Calls at a time. A third of what the servers have places for.
+/// Calls at a time. An eighth of what the servers have places for.
 const CALLERS: usize = 6;
 const LASTS: Duration = Duration::from_millis(1_200);
 
 pub fn table(rounds: usize) -> Table {
     let about = "Three unlike servers (wardkeep nodes; lognormal times with medians of 4, 5 and 6 ms and a sigma of 0.3; one call in \
-        fifty takes 100 ms longer; 6 calls at a time, 24 wait), 6 calls at a time from one client, 1.2 s a round. CPU is that of clients and \
+        fifty takes 100 ms longer; 16 calls at a time, 64 wait), 6 calls at a time from one client, 1.2 s a round. CPU is that of clients and \
         servers together, which share a process.";
     let runtime = runtime();
-    let servers = runtime.block_on(Servers::start(1));
+    let servers = runtime.block_on(Servers::start(MANY_PLACES, 1));
     let opened: Vec<(&str, Arc<Way>)> = {
         let _entered = runtime.enter();
         WAYS.iter().map(|name| (*name, Arc::new(Way::open(name, &servers)))).collect()

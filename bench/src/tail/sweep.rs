@@ -59,7 +59,7 @@ pub fn tables(rounds: usize) -> (Table, Table) {
         }
     }
     let about = format!(
-        "The same servers, {capacity:.0} calls a second of capacity (measured: 48 calls at a time, single). Calls come at random \
+        "The same servers, but for 6 calls at a time: {capacity:.0} calls a second of capacity (measured: 48 calls at a time, single). Calls come at random \
         (open loop), each with 250 ms to be answered."
     );
     split(&about, "", &seen, &WAYS)
@@ -116,7 +116,7 @@ fn split(about: &str, how: &str, seen: &[Vec<Vec<Point>>], ways: &[&str]) -> (Ta
 
 /// Calls that the servers can answer in a second.
 async fn capacity() -> f64 {
-    let servers = Servers::start(99).await;
+    let servers = Servers::start(PLACES, 99).await;
     let way = Arc::new(Way::open(SINGLE, &servers));
     let (begin, lasts) = (Instant::now(), Duration::from_secs(3));
     let mut callers = JoinSet::new();
@@ -138,7 +138,7 @@ async fn capacity() -> f64 {
 
 /// So many calls a second, with fresh servers and a fresh client; the first fifth does not count.
 async fn offered(name: &str, rate: f64, lasts: Duration, seed: u64) -> Point {
-    let servers = Servers::start(seed).await;
+    let servers = Servers::start(PLACES, seed).await;
     let way = Arc::new(Way::open(name, &servers));
     let mut dice = Dice::new(seed);
     let begin = tokio::time::Instant::now();
@@ -169,7 +169,7 @@ fn played(name: &str, load: f64, seed: u64) -> Point {
     let capacity: f64 =
         MEDIANS.map(|median| PLACES as f64 / mean(median, &mut dice).as_secs_f64()).iter().sum();
     let mut world = World::new(
-        [Server { slots: PLACES, queue: WAIT, tells_load: true }; 3],
+        [Server { slots: PLACES, queue: PLACES * WAIT, tells_load: true }; 3],
         Duration::from_micros(100),
         |server: usize| takes(&mut dice, MEDIANS[server]),
     );

@@ -35,8 +35,8 @@ async fn in_between_the_second_copy_goes_out_when_the_first_is_late_and_when_sat
     for (load, hedged, once) in [("0.5", true, None), ("0.9", false, Some(SentOnce::Saturated))] {
         // Of a load that is there without copies.
         let act = move |n| match n {
-            ..2 => Busy(1, "0.9"),
-            2..4 => Busy(1, load),
+            0 | 1 => Busy(1, "0.9"),
+            2 | 3 => Busy(1, load),
             _ => Busy(400, load),
         };
         let stage = Stage::new().policy(Policy::All(2)).replica("a", act).replica("b", act);

@@ -101,6 +101,9 @@ mod tests {
     use super::*;
     use crate::error::Bug;
 
+    const STATUS_KEY: &str = "grpc-status";
+    const MESSAGE_KEY: &str = "grpc-message";
+
     fn headers(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (key, value) in pairs {
