@@ -49,8 +49,11 @@ fn draw(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn std::error::Error>
         .draw()?;
     for (n, row) in table.rows.iter().enumerate() {
         let colour = Palette99::pick(n).to_rgba();
-        let points: Vec<(f64, f64)> =
-            across.iter().zip(&row.cells).filter_map(|(x, cell)| Some((*x, cell.as_ref()?.median))).collect();
+        let points: Vec<(f64, f64)> = across
+            .iter()
+            .zip(&row.cells)
+            .filter_map(|(x, cell)| Some((*x, cell.as_ref()?.median.max(lowest * 0.9))))
+            .collect();
         let spreads = across.iter().zip(&row.cells).filter_map(|(x, cell)| Some((*x, cell.as_ref()?)));
         chart.draw_series(spreads.map(|(x, it)| {
             PathElement::new(
