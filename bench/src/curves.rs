@@ -36,8 +36,8 @@ fn draw(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn std::error::Error>
         .caption(&table.name, ("sans-serif", 18))
         .x_label_area_size(40)
         .y_label_area_size(60)
-        // The right third is for the names.
-        .build_cartesian_2d(left..right * 1.45, (lowest * 0.9..highest * 1.1).log_scale())?;
+        // The right part is for the names.
+        .build_cartesian_2d(left..right * 1.8, (lowest * 0.9..highest * 1.1).log_scale())?;
     let plain = ("sans-serif", 13).into_font();
     chart
         .configure_mesh()
