@@ -36,8 +36,8 @@ fn draw(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn std::error::Error>
         .caption(&table.name, ("sans-serif", 18))
         .x_label_area_size(40)
         .y_label_area_size(60)
-        // The right third is for the names.
-        .build_cartesian_2d(left..right * 1.45, (lowest * 0.9..highest * 1.1).log_scale())?;
+        // The right part is for the names.
+        .build_cartesian_2d(left..right * 1.8, (lowest * 0.9..highest * 1.1).log_scale())?;
     let plain = ("sans-serif", 13).into_font();
     chart
         .configure_mesh()
@@ -49,8 +49,11 @@ fn draw(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn std::error::Error>
         .draw()?;
     for (n, row) in table.rows.iter().enumerate() {
         let colour = Palette99::pick(n).to_rgba();
-        let points: Vec<(f64, f64)> =
-            across.iter().zip(&row.cells).filter_map(|(x, cell)| Some((*x, cell.as_ref()?.median))).collect();
+        let points: Vec<(f64, f64)> = across
+            .iter()
+            .zip(&row.cells)
+            .filter_map(|(x, cell)| Some((*x, cell.as_ref()?.median.max(lowest * 0.9))))
+            .collect();
         let spreads = across.iter().zip(&row.cells).filter_map(|(x, cell)| Some((*x, cell.as_ref()?)));
         chart.draw_series(spreads.map(|(x, it)| {
             PathElement::new(

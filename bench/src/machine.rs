@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, process::Command};
 
-use nix::sys::{
-    resource::{UsageWho, getrusage},
-    time::TimeValLike as _,
+use nix::{
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::TimeValLike as _,
+    },
+    time::{ClockId, clock_gettime},
 };
 use procfs::Current as _;
 use serde::Deserialize;
@@ -48,18 +51,15 @@ fn versions() -> Result<BTreeMap<String, String>, Box<dyn std::error::Error>> {
 
 /// CPU time of this process so far, in seconds.
 pub fn cpu_seconds() -> f64 {
-    cpu_of(UsageWho::RUSAGE_SELF)
-}
-
-/// CPU time of this thread so far, in nanoseconds by the microsecond: what else the machine does is not in
-/// it.
-pub fn thread_nanos() -> f64 {
-    cpu_of(UsageWho::RUSAGE_THREAD) * 1e9
-}
-
-fn cpu_of(who: UsageWho) -> f64 {
-    let usage = getrusage(who).expect("a process can ask for its own usage");
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("a process can ask for its own usage");
     (usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6
+}
+
+/// CPU time of this thread so far, in nanoseconds: what else the machine does is not in it. (What `getrusage` says of
+/// a thread that runs may be some milliseconds old.)
+pub fn thread_nanos() -> f64 {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a thread can ask for its own time");
+    time.num_nanoseconds() as f64
 }
 
 /// Resident memory of this process, in MiB.

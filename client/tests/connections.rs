@@ -251,7 +251,8 @@ async fn losers_cost_nothing(in_flight: usize, in_band: bool) {
     assert_eq!((stats.calls as usize, stats.failed_calls, stats.cancelled as usize), (calls + 1, 0, calls));
     assert_eq!((slow.asked(), ring.over.load(SeqCst)), (calls + 1, calls));
     let ended = stats.losers.running + stats.losers.finished + stats.losers.reset;
-    assert_eq!(ended as usize, if in_band { calls } else { 0 }, "{stats:?}");
+    // What had not left when the winner was known is reset all the same.
+    assert!(if in_band { (1..=calls as u64).contains(&ended) } else { ended == 0 }, "{stats:?}");
     assert!(stats.members.values().all(|member| member.in_flight == 0) && ring.is_empty());
     assert!(metrics.num_alive_tasks() <= tasks + 2, "{} tasks, {tasks} before", metrics.num_alive_tasks());
     assert!(resident() <= memory + 32, "{} MiB, {memory} before", resident());

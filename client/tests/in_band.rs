@@ -34,6 +34,9 @@ enum Manner {
     Silent,
 }
 
+/// An attempt.
+type Name = (Uuid, u32);
+
 /// A node whose GetFleet hangs until it is withdrawn.
 #[derive(Clone)]
 struct Node {
@@ -41,8 +44,8 @@ struct Node {
     /// Handlers that began, and those that were dropped.
     begun: Arc<Semaphore>,
     dropped: Arc<Semaphore>,
-    named: Arc<Mutex<Vec<(Uuid, u32)>>>,
-    cuts: Arc<Mutex<HashMap<(Uuid, u32), Arc<Notify>>>>,
+    named: Arc<Mutex<Vec<Name>>>,
+    cuts: Arc<Mutex<HashMap<Name, Arc<Notify>>>>,
 }
 
 impl Node {
@@ -74,7 +77,7 @@ impl Node {
         end
     }
 
-    fn named(&self) -> Vec<(Uuid, u32)> {
+    fn named(&self) -> Vec<Name> {
         self.named.lock().unwrap().clone()
     }
 }

@@ -187,6 +187,7 @@ pub(crate) async fn run(setup: Setup) -> Result<(), Error> {
         turns: Turns::default(),
         swept_at: Duration::ZERO,
         answers: 0,
+        unlived: Duration::ZERO,
         probe_seen: (0, Duration::ZERO),
         queue: Vec::new(),
         leaked_shown: 0,
@@ -224,6 +225,8 @@ struct Keeper {
     swept_at: Duration,
     /// Value of the probe at the last sweep.
     answers: u64,
+    /// Time since the last report that is not in it.
+    unlived: Duration,
     /// Last value of the probe, and since when.
     probe_seen: (u64, Duration),
     /// Actions of the own steward still to be done.
@@ -402,7 +405,9 @@ impl Keeper {
         wardkeep_proto::error::tell_kept_back(Instant::now());
         // A process that was frozen, or a thread that got no turn, has not worked meanwhile: such
         // time does not make work overdue.
-        let turn = now.saturating_sub(self.swept_at).min(LONGEST_TURN);
+        let turn = now.saturating_sub(self.swept_at);
+        self.unlived += turn.saturating_sub(LONGEST_TURN);
+        let turn = turn.min(LONGEST_TURN);
         self.lived += turn;
         self.swept_at = now;
         let answers = self.setup.probe.answers.load(Relaxed);
@@ -452,8 +457,13 @@ impl Keeper {
     fn report(&mut self, now: Duration) {
         let lag = self.runtime_lag(self.lived);
         let beats = self.setup.host.beats(self.turns.had());
+        let slept = std::mem::take(&mut self.unlived);
         if self.setup.mandate.is_own() {
-            let node = self.setup.info.name.as_str().into();
+            let node: Arc<str> = self.setup.info.name.as_str().into();
+            if !slept.is_zero() {
+                let actions = self.setup.mandate.step(now, Event::NodeSlept { node: node.clone(), slept });
+                self.queue.extend(actions);
+            }
             let actions = self.setup.mandate.step(now, Event::Report { node, runtime_lag: lag, beats });
             self.queue.extend(actions);
             return;
@@ -463,6 +473,7 @@ impl Keeper {
             sequence: self.report_sequence,
             runtime_lag_ms: u32::try_from(lag.as_millis()).unwrap_or(u32::MAX),
             leaked_threads: self.setup.host.leaked(),
+            unlived_ms: u32::try_from(slept.as_millis()).unwrap_or(u32::MAX),
             ..wire::report(&beats)
         };
         self.send(Up::Report(report));

@@ -290,6 +290,7 @@ impl Steward {
             Event::RestartTold { ward, group, counts_for, anew, at } => {
                 self.restart_told(&ward, group.as_ref(), &counts_for, &anew, at);
             }
+            Event::NodeSlept { node, slept } => self.excuse(&node, slept),
             Event::NodeRestartable { node } => self.restartable(&node),
             Event::ThreadsLeaked { node, threads } => self.threads_leaked(&node, threads),
             Event::NodeProcessExited { node, cause } => self.process_exited(&node, &cause),

@@ -112,10 +112,14 @@ impl Steward {
             return self.note(Some(name), None, What::StaleDropped, cause);
         };
         node.detector.arrived(patient, &config);
-        let silent = patient.saturating_sub(mem::replace(&mut node.reported, patient));
+        node.reported = patient;
         node.lagging = runtime_lag > config.runtime_stall / 2;
         self.heard(name);
-        self.excuse(name, runtime_lag, silent.saturating_sub(config.pulse_interval.saturating_mul(2)));
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let before = mem::replace(&mut node.lag, runtime_lag);
+        // Less than before: it has run in between.
+        let again = if runtime_lag < before { Duration::ZERO } else { before };
+        self.excuse(name, runtime_lag.saturating_sub(again));
         let Some(node) = self.nodes.get_mut(name) else { return };
         let (order, busy) = (mem::take(&mut node.order), mem::take(&mut node.busy));
         let unvouched = mem::take(&mut node.unvouched);
@@ -140,21 +144,14 @@ impl Steward {
         self.judge_node(name, verdict, Cause { reason, ..Cause::default() });
     }
 
-    /// While a node's runtime does not run, no ward on it can pulse: such time is not held against them. (It is
-    /// against their work: that may be what holds the runtime up.) Nor is time for which reports were missing: nothing is known of it,
-    /// and a process that was frozen may well report before its wards get a turn.
-    fn excuse(&mut self, name: &NodeName, lag: Duration, missing: Duration) {
-        let patient = nanos(self.patient());
-        let Some(node) = self.nodes.get_mut(name) else { return };
-        let before = mem::replace(&mut node.lag, lag);
-        // Less than before: it has run in between.
-        let more = nanos(if lag < before { lag } else { lag.saturating_sub(before) }.max(missing));
-        if more == 0 {
-            return;
-        }
+    /// While a node, or its runtime, does not run, no ward on it can pulse: such time is not held against them. (It
+    /// is against their work, if the node runs: that may be what holds the runtime up.)
+    pub(crate) fn excuse(&mut self, name: &NodeName, time: Duration) {
+        let (patient, time) = (nanos(self.patient()), nanos(time));
+        let Some(node) = self.nodes.get(name).filter(|_| time > 0) else { return };
         for place in &node.order {
             let pulsed = nanos(self.wards.pulsed(*place));
-            self.wards.set_pulsed(*place, pulsed.saturating_add(more).min(patient));
+            self.wards.set_pulsed(*place, pulsed.saturating_add(time).min(patient));
         }
     }
 

@@ -474,6 +474,14 @@ pub enum Event {
         /// When it was decided, on this steward's clock.
         at: Time,
     },
+    /// An attached node's next report is about a time in part of which the node did not run (it was frozen, or got no
+    /// turn), and so no ward on it could pulse.
+    NodeSlept {
+        /// Its name.
+        node: NodeName,
+        /// That part.
+        slept: Duration,
+    },
     /// This boot of an attached node can be told to start its process anew.
     NodeRestartable {
         /// Its name.

@@ -115,7 +115,7 @@ fn event() -> impl Strategy<Value = Event> {
                 wards,
                 groups,
             });
-    let of_node = (name(), 0..11_u8, span()).prop_map(|(node, what, takes)| match what {
+    let of_node = (name(), 0..13_u8, span()).prop_map(|(node, what, takes)| match what {
         0 | 8 => Event::NodeLaunchable { node: node.into(), takes, awaited: what == 8 },
         4 => Event::NodeUnlaunchable { node: node.into() },
         5 => Event::LaunchNode { node: node.into(), cause: Cause::default() },
@@ -123,6 +123,14 @@ fn event() -> impl Strategy<Value = Event> {
         7 => Event::LaunchFailed { node: node.into(), cause: Cause::default() },
         9 => Event::NodeRestartable { node: node.into() },
         10 => Event::ThreadsLeaked { node: node.into(), threads: u32::MAX },
+        11 => Event::NodeSlept { node: node.into(), slept: takes },
+        12 => Event::RestartTold {
+            ward: WardId::new(node, "a"),
+            group: Some("b".into()),
+            counts_for: "a".into(),
+            anew: vec!["b".into()],
+            at: takes,
+        },
         1 => Event::NodeProcessExited { node: node.into(), cause: Cause::default() },
         goodbye => Event::NodeDetached { node: node.into(), goodbye: goodbye == 2 },
     });

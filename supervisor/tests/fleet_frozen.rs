@@ -186,7 +186,16 @@ async fn a_node() {
         DirectoryServer::new(Held((context.incarnation() == 1).then(|| gate.clone())))
     });
     let held = held.stall_timeout(Duration::from_secs(1)).grace(Duration::from_millis(100));
-    let node = Node::builder("n").supervisor(&uri).ward(held).ward(calm("calm"));
+    // Each time it wakes it is as likely to be late as the node's report is to be early.
+    let pulses = Ward::task("pulses", |context| async move {
+        while !context.is_cancelled() {
+            context.pulse();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
+    });
+    let pulses = pulses.pulse_timeout(Duration::from_secs(2));
+    let node = Node::builder("n").supervisor(&uri).ward(held).ward(calm("calm")).ward(pulses);
     node.bind("127.0.0.1:0").await.unwrap().run_until(std::future::pending()).await.unwrap();
 }
 
@@ -224,8 +233,9 @@ async fn a_reply_that_was_held_across_a_freeze_is_dropped_and_counted_if_its_war
         let held = sup.ward("n", "held", |ward| ward.fenced_replies == 1).await;
         assert_eq!((held.incarnation, held.state()), (2, v1::WardState::Running));
         sup.node("n", |node| node.leaked_threads == 0).await;
-        let calm = sup.runs("n", "calm", 1).await;
-        assert_eq!(calm.restarts, 0);
+        for healthy in ["calm", "pulses"] {
+            assert_eq!(sup.runs("n", healthy, 1).await.restarts, 0);
+        }
     })
     .await;
 }

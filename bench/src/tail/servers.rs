@@ -24,7 +24,7 @@ pub const SIGMA: f64 = 0.3;
 pub const UNLUCKY: (f64, Duration) = (0.02, Duration::from_millis(100));
 /// Calls that a server works on at a time, where they are to have time to spare, and where they get busy.
 pub const MANY_PLACES: usize = 16;
-pub const PLACES: usize = 6;
+pub const PLACES: usize = 4;
 /// So many times that may wait.
 pub const WAIT: usize = 4;
 

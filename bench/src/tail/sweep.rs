@@ -23,9 +23,9 @@ const TOGETHER: u32 = 25;
 pub const OURS: [&str; 4] = [ALL, HEDGED, TIED, UNRESTRAINED];
 const WAYS: [&str; 7] = [SINGLE, ALL, UNRESTRAINED, HEDGED, TIED, TOWER, NAIVE];
 
-/// Long enough for a thousand calls, or for queues to fill.
+/// Long enough for many hundred calls, or for queues to fill.
 fn lasts(load: u32) -> Duration {
-    Duration::from_millis(if load < TOGETHER { 7_000 } else { 1_500 })
+    Duration::from_millis(if load < TOGETHER { 9_000 } else { 1_500 })
 }
 
 /// What became of the calls at one load: good answers in time, in percent of the calls, and p99.9 in ms.
@@ -59,7 +59,7 @@ pub fn tables(rounds: usize) -> (Table, Table) {
         }
     }
     let about = format!(
-        "The same servers, but for 6 calls at a time: {capacity:.0} calls a second of capacity (measured: 48 calls at a time, single). Calls come at random \
+        "The same servers, but for {PLACES} calls at a time: {capacity:.0} calls a second of capacity (measured: 48 calls at a time, single). Calls come at random \
         (open loop), each with 250 ms to be answered."
     );
     split(&about, "", &seen, &WAYS)

@@ -29,7 +29,7 @@ const COLUMNS: [&str; 8] = [
     "bytes per ward and second",
     "memory in MiB",
     "bytes of memory per ward",
-    "longest tick in ms",
+    "longest step in ms",
     "stall found after its deadline, p50 in ms",
     "p99 in ms",
 ];
@@ -58,7 +58,7 @@ pub fn note(growth: &Table) -> String {
         text,
         "a ward and second takes {} ns in the four fleets. A larger fleet does nothing that a smaller one does not: what \
         grows is the time that memory takes, once the records of the wards (about {:.0} bytes each) fit no cache, and, \
-        where a node has few wards, the part of a report that is for the node. The longest tick is the one in which the \
+        where a node has few wards, the part of a report that is for the node. The longest step is the one in which the \
         alarms of all wards that were attached at once go off for the first time; after it they are as far apart as the \
         reports. What would lift it: a second steward on another core, for other nodes.",
         per_ward.iter().map(|ns| format!("{ns:.0}")).collect::<Vec<_>>().join(", "),
@@ -152,7 +152,10 @@ pub fn job(args: &[String]) -> Vec<f64> {
             };
             let beats = wire::beats(report, each as usize).expect("a report that fits");
             let node = names[node as usize].clone();
-            take(now, steward.step(now, Event::Report { node, runtime_lag: Duration::ZERO, beats }));
+            let begin = thread_nanos();
+            let actions = steward.step(now, Event::Report { node, runtime_lag: Duration::ZERO, beats });
+            longest = longest.max(thread_nanos() - begin);
+            take(now, actions);
         }
         busy += thread_nanos() - begin;
     }

@@ -466,9 +466,13 @@ impl Fleet {
                 let leaked = std::mem::replace(&mut record.leaked_threads, threads) != threads;
                 self.reported = true;
                 let runtime_lag = Duration::from_millis(report.runtime_lag_ms.into());
+                let slept = Duration::from_millis(report.unlived_ms.into());
                 match wire::beats(report, record.slots_used()) {
                     Ok(mut beats) => {
                         record.hear(&mut beats);
+                        if !slept.is_zero() {
+                            self.step(Event::NodeSlept { node: name.clone(), slept });
+                        }
                         self.step(Event::Report { node: name.clone(), runtime_lag, beats });
                         if leaked {
                             self.step(Event::ThreadsLeaked { node: name, threads });

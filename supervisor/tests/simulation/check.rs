@@ -76,7 +76,9 @@ pub fn healed(fleet: &v1::Fleet, disk: &Disk, book: &Book) -> Result<(), String>
 /// No group was restarted more often than it may be, unless it gave up or an operator stepped in.
 pub fn intensity(events: &[v1::Event]) -> Result<(), String> {
     let mut restarts: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    for event in events {
+    // A node that is alone knows of what others restart in the group only what it was told before.
+    let alone = |event: &&v1::Event| event.text.ends_with("(by the node's own steward)");
+    for event in events.iter().filter(|event| !alone(event)) {
         let at = event.at.unwrap_or_default();
         let at = Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs());
         match (event.kind(), &event.decision) {
