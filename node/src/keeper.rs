@@ -70,7 +70,7 @@ const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
 /// What the node's owner asks of it.
 pub(crate) enum Order {
     /// Take no new calls, or take them again.
-    Drain(bool),
+    Drain(bool, oneshot::Sender<()>),
     /// Host one more ward.
     Add(Box<Ward>, oneshot::Sender<Result<(), Error>>),
     /// Stop this one, and host it no longer.
@@ -268,7 +268,11 @@ impl Keeper {
         loop {
             let next = tokio::select! {
                 order = self.setup.orders.recv() => match order {
-                    Some(Order::Drain(on)) => { self.drain(on).await; Next::Go }
+                    Some(Order::Drain(on, answer)) => {
+                        self.drain(on).await;
+                        let _ = answer.send(());
+                        Next::Go
+                    }
                     Some(Order::Add(ward, answer)) => {
                         let _ = answer.send(self.admit(*ward).await.map(drop));
                         Next::Go

@@ -403,9 +403,14 @@ impl NodeHandle {
         (*self.snapshot).clone()
     }
 
-    /// Takes no new calls, or takes them again. Does nothing to a node that has ended.
+    /// Takes no new calls, or takes them again, from when it returns. Waits until the node runs; does nothing to one
+    /// that has ended.
     pub async fn drain(&self, on: bool) {
-        let _ = self.orders.send(Order::Drain(on)).await;
+        let (answer, answered) = oneshot::channel();
+        if self.orders.send(Order::Drain(on, answer)).await.is_ok() {
+            // Without an answer it has ended.
+            let _ = answered.await;
+        }
     }
 
     /// Hosts one more ward, the last in the start order; it is started unless it waits for an operator. Clients

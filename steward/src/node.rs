@@ -384,9 +384,10 @@ impl Steward {
         self.nodes.get(&id.node).is_some_and(|node| node.verdict == Verdict::RuntimeStalled)
     }
 
-    /// The last (patient) time for which reports of a node vouch.
+    /// The last (patient) time for which reports of a node vouch: when the next one is due. Not longer, or work in
+    /// progress on a node that was frozen would be judged by a clock that went on without it.
     pub(crate) fn vouched_until(&self, node: &Node) -> Time {
-        node.reported.saturating_add(self.config.pulse_interval.saturating_mul(2))
+        node.reported.saturating_add(self.config.pulse_interval)
     }
 
     /// Whether a ward is up as far as can be told now.

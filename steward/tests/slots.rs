@@ -174,3 +174,24 @@ fn time_in_which_a_node_itself_did_not_run_is_not_held_against_its_wards() {
     let found = pulse(&mut steward, back + SECOND / 2, 20 * SECOND, &[]);
     assert_eq!(found, [(Duration::from_millis(14_501), "w".to_owned())]);
 }
+
+#[test]
+fn work_that_had_time_left_when_its_node_fell_silent_is_nobodys_stall() {
+    let mut steward = Steward::new(Config::default());
+    let spec = WardSpec { stall_timeout: Some(SECOND), ..WardSpec::new("w") };
+    let ward = WardReport { spec, phase: Phase::Running, incarnation: 1, held: false, failed: false };
+    steward
+        .step(SECOND, Event::NodeAttached { node: "n".into(), boot: 7, wards: vec![ward], groups: vec![] });
+    // The unit is 5 ms old at the last report before the node is frozen, and has 995 ms left.
+    let oldest = Some(Duration::from_millis(5));
+    let worked = vec![WorkBeat { slot: 0, begun: 1, ended: 0, oldest }];
+    let beats = Beats { pulsed: vec![], worked };
+    steward.step(2 * SECOND, Event::Report { node: "n".into(), runtime_lag: Duration::ZERO, beats });
+    for at in (2_100..4_000).step_by(5) {
+        for action in steward.step(Duration::from_millis(at), Event::Tick) {
+            let stalled =
+                matches!(&action, Action::Note(note) if note.what == What::WardVerdict(Verdict::Stalled));
+            assert!(!stalled, "at {at} ms: {action:?}");
+        }
+    }
+}

@@ -98,7 +98,7 @@ async fn restarts_that_a_node_made_while_it_was_alone_count_for_its_supervisors(
         let dir = tempfile::tempdir().unwrap();
         let poke = tokio::sync::watch::Sender::new(0_u64);
         let group = GroupSpec { intensity: 2, ..GroupSpec::new("g") };
-        let node = Node::builder("n").supervisor(&format!("http://{address}")).group(group);
+        let node = Node::builder("n").supervisor(format!("http://{address}")).group(group);
         let node = node.ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
         let mut snapshots = node.handle().snapshots();
         let mut tasks = JoinSet::new();
