@@ -23,5 +23,5 @@ fn the_example_of_nodes_to_launch_is_read() {
     let example = text.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     let file: SupervisorFile = toml::from_str(example).unwrap();
     let words: Vec<_> = file.launches().unwrap().iter().map(|launch| launch.how.word()).collect();
-    assert_eq!(words, ["process", "command"]);
+    assert_eq!(words, ["process", "command", "docker"]);
 }
