@@ -255,6 +255,7 @@ impl Cluster {
         }
         command
             .env(MARK, &self.run)
+            .env("WARDKEEP_HTTP_LISTEN", "off")
             .env(PARENT, std::process::id().to_string())
             .envs(self.options.env.iter().cloned())
             .stdin(Stdio::null())

@@ -35,6 +35,7 @@ fn daemon(args: &[&str]) -> Daemon {
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
         command.env_remove(key);
     }
+    command.env("WARDKEEP_HTTP_LISTEN", "off");
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     Daemon { child, lines, said: Vec::new() }

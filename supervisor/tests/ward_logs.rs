@@ -179,6 +179,7 @@ fn command(args: &[&str]) -> Command {
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
         command.env_remove(key);
     }
+    command.env("WARDKEEP_HTTP_LISTEN", "off");
     command
 }
 

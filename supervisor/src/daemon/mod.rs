@@ -213,6 +213,9 @@ impl SupervisorBuilder {
         let listener = open(address, self.insecure).await?;
         let cannot = |source| SupervisorError::CannotListen { address: address.to_owned(), source };
         let address = listener.local_addr().map_err(cannot)?;
+        let epoch = epoch::next(self.data_dir.as_deref())?;
+        let history = history::open(self.data_dir.as_deref()).await?;
+        // Last, so that who cannot begin at all says that and nothing else.
         let http = match &self.http {
             None => None,
             Some(Http { address, if_free }) => match open(address, self.insecure).await {
@@ -225,8 +228,6 @@ impl SupervisorBuilder {
                 opened => Some(opened?),
             },
         };
-        let epoch = epoch::next(self.data_dir.as_deref())?;
-        let history = history::open(self.data_dir.as_deref()).await?;
         Ok(Supervisor { builder: self, listener, http, address, epoch, history })
     }
 }

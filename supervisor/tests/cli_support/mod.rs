@@ -396,7 +396,8 @@ pub async fn nowhere() -> String {
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wardkeep"));
     command.args(args).env_remove("COLUMNS").env_remove("WARDKEEP_SUPERVISOR").env_remove("NO_COLOR");
-    command.env("TERM", "xterm").stdin(Stdio::null()).kill_on_drop(true);
+    command.env("TERM", "xterm").env("WARDKEEP_HTTP_LISTEN", "off");
+    command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 

@@ -39,7 +39,7 @@ pub fn wardkeep() -> Command {
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
         command.env_remove(key);
     }
-    command.kill_on_drop(true);
+    command.env("WARDKEEP_HTTP_LISTEN", "off").kill_on_drop(true);
     command
 }
 

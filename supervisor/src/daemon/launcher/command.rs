@@ -16,8 +16,8 @@ use tokio::{
 use super::Launch;
 
 /// What steers the supervisor itself is not for its nodes: they would listen where it does.
-const OWN_ENVIRONMENT: [&str; 4] =
-    ["WARDKEEP_CONFIG", "WARDKEEP_LISTEN", "WARDKEEP_DATA_DIR", "WARDKEEP_NAME"];
+const OWN_ENVIRONMENT: [&str; 5] =
+    ["WARDKEEP_CONFIG", "WARDKEEP_LISTEN", "WARDKEEP_HTTP_LISTEN", "WARDKEEP_DATA_DIR", "WARDKEEP_NAME"];
 /// Bytes of the last line a command has said.
 const LINE: usize = 512;
 /// For what was said last to be read, when the command has ended.
