@@ -41,6 +41,7 @@ use crate::{
     mandate::Mandate,
     reexec,
     scribe::Scribe,
+    server::Ending,
     session::{self, Link, Tidings},
     story,
     ward::Ward,
@@ -136,8 +137,8 @@ pub(crate) struct Setup {
     pub(crate) reexec: reexec::Plan,
     /// The steward may have it carried out, not only an operator.
     pub(crate) restartable: bool,
-    /// Ends the server; it says so through `server_ended`.
-    pub(crate) stop_server: CancellationToken,
+    /// Of the server, which says through `server_ended` that it has ended.
+    pub(crate) ending: Ending,
     pub(crate) server_ended: CancellationToken,
     /// Nobody runs the node any more.
     pub(crate) owner_gone: CancellationToken,

@@ -39,7 +39,7 @@ use crate::{
     panics, reexec,
     replica::Replica,
     scribe::Scribe,
-    server::{self, Limits},
+    server::{self, Ending, Limits},
     session,
     ward::Ward,
     ways::Ways,
@@ -274,7 +274,7 @@ impl NodeBuilder {
             probe: Arc::default(),
             reexec: plan,
             restartable: self.restartable,
-            stop_server: CancellationToken::new(),
+            ending: Ending::default(),
             server_ended: CancellationToken::new(),
             owner_gone: CancellationToken::new(),
             origin,
@@ -507,12 +507,12 @@ impl Node {
         let Self { setup, listener, entrance, limits, handle } = self;
         panics::install_hook();
         tracing::info!(node = %setup.info.name, address = %handle.address, boot = %setup.info.boot_id, "node up");
-        let (stop_server, server_ended) = (setup.stop_server.clone(), setup.server_ended.clone());
+        let (ending, server_ended) = (setup.ending.clone(), setup.server_ended.clone());
         let _owner_here = setup.owner_gone.clone().drop_guard();
         let mut own = JoinSet::new();
         own.spawn(keeper::beat(setup.probe.clone()));
         own.spawn(async move {
-            drop(server::serve(listener, entrance, limits, stop_server).await);
+            drop(server::serve(listener, entrance, limits, ending).await);
             server_ended.cancel();
             std::future::pending().await
         });

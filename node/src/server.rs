@@ -17,8 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{Instant, sleep_until, timeout},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
@@ -33,7 +33,7 @@ use crate::{
     sizes::{Curbed, Limited},
 };
 
-/// For the calls of a connection that is closed for its resets.
+/// For the calls of a connection that is closed for its resets, or that comes when the server is about to end.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
@@ -112,38 +112,108 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tracked {
     }
 }
 
-/// Serves until `stop` is cancelled: then no more connections are accepted, those open are told to
+/// When a server ends. Clones are of the same server.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    stop: CancellationToken,
+    /// Cancelled with it, or before.
+    leaving: CancellationToken,
+}
+
+/// When this is cancelled.
+impl From<CancellationToken> for Ending {
+    fn from(stop: CancellationToken) -> Self {
+        Self { leaving: stop.child_token(), stop }
+    }
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        CancellationToken::new().into()
+    }
+}
+
+impl Ending {
+    /// It is about to end: whoever is connected is told to go away, and may finish. Who still comes is answered, as
+    /// health checks and latecomers must be, but told so a moment later.
+    pub fn leave(&self) {
+        self.leaving.cancel();
+    }
+
+    /// It ends.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// When a connection that begins now is to be told.
+    fn told(&self) -> impl Future<Output = ()> + use<> {
+        let (Self { stop, leaving }, late) = (self.clone(), self.leaving.is_cancelled());
+        async move {
+            leaving.cancelled().await;
+            if late {
+                let _ = timeout(LAST_CALLS, stop.cancelled()).await;
+            }
+        }
+    }
+}
+
+/// Accepts connections until `stop` is cancelled, no more at a time than there are permits.
+#[derive(Debug)]
+pub struct Acceptor {
+    permits: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Acceptor {
+    /// Of so many connections at a time.
+    pub fn new(connections: usize, stop: CancellationToken) -> Self {
+        Self { permits: Arc::new(Semaphore::new(connections)), stop }
+    }
+
+    /// The next connection, and its permit, which it is to have until it ends; `None` when told to stop.
+    pub async fn next<L: Listener>(
+        &self,
+        listener: &mut L,
+    ) -> Option<(L::Io, Option<TcpConnectInfo>, OwnedSemaphorePermit)> {
+        let accepted = async {
+            let permit = self.permits.clone().acquire_owned().await.ok()?;
+            loop {
+                match listener.accept().await {
+                    Ok((io, info)) => return Some((io, info, permit)),
+                    Err(error) if is_about_the_peer(&error) => {}
+                    Err(error) => {
+                        // Out of file descriptors, for instance: without a pause this loop eats a core.
+                        tracing::warn!(%error, "cannot accept a connection; trying again in 100 ms");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        };
+        self.stop.run_until_cancelled(accepted).await.flatten()
+    }
+}
+
+/// A connection that was gone before it could be accepted says nothing about the next one.
+fn is_about_the_peer(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
+}
+
+/// Serves until it is told to end: then no more connections are accepted, those open are told to
 /// go away and may finish, for [`Limits::shutdown_grace`] at most. Returns the listener.
-pub async fn serve<L, S>(mut listener: L, service: S, limits: Limits, stop: CancellationToken) -> L
+pub async fn serve<L, S>(mut listener: L, service: S, limits: Limits, ending: impl Into<Ending>) -> L
 where
     L: Listener,
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    let tasks = TaskTracker::new();
+    let (tasks, ending) = (TaskTracker::new(), ending.into());
     let end = CancellationToken::new();
     // Whoever drops this future, instead of stopping it, drops the connections with it.
     let _end_with_me = end.clone().drop_guard();
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let acceptor = Acceptor::new(limits.connections, ending.stop.clone());
     let builder = builder(limits, tasks.clone());
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = async {
-                let permit = permits.clone().acquire_owned().await.ok();
-                (permit, listener.accept().await)
-            } => accepted,
-        };
-        let (permit, (io, info)) = match accepted {
-            (permit, Ok(accepted)) => (permit, accepted),
-            (_, Err(error)) if is_about_the_peer(&error) => continue,
-            (_, Err(error)) => {
-                // Out of file descriptors, for instance: without a pause this loop eats a core.
-                tracing::warn!(%error, "cannot accept a connection; trying again in 100 ms");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    while let Some((io, info, permit)) = acceptor.next(&mut listener).await {
         let peer = info.as_ref().and_then(TcpConnectInfo::remote_addr);
         let (io, greeting) = greeting::watch(io, limits.handshake_timeout);
         let patience = Arc::new(Patience::new(limits.pending_resets, Instant::now()));
@@ -154,11 +224,11 @@ where
             patience: patience.clone(),
         };
         let connection = builder.serve_connection(TokioIo::new(io), stamp);
-        let (stop, end) = (stop.clone(), end.clone());
+        let (told, end) = (ending.told(), end.clone());
         tasks.spawn(async move {
             let _permit = permit;
             tokio::select! {
-                () = watch_connection(connection, peer, patience, stop, end) => {}
+                () = watch_connection(connection, peer, patience, told, end) => {}
                 () = greeting.missed() => tracing::debug!(?peer, "no HTTP/2 preface in time; connection closed"),
             }
         });
@@ -170,12 +240,6 @@ where
         let _ = timeout(Duration::from_secs(1), tasks.wait()).await;
     }
     listener
-}
-
-/// A connection that was gone before it could be accepted says nothing about the next one.
-fn is_about_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted)
 }
 
 fn builder(limits: Limits, tasks: TaskTracker) -> http2::Builder<Tracked> {
@@ -197,7 +261,7 @@ async fn watch_connection<I, S>(
     connection: http2::Connection<TokioIo<I>, Stamp<S>, Tracked>,
     peer: Option<SocketAddr>,
     patience: Arc<Patience>,
-    stop: CancellationToken,
+    told: impl Future<Output = ()>,
     end: CancellationToken,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -205,7 +269,7 @@ async fn watch_connection<I, S>(
     S::Future: Send + 'static,
 {
     let mut connection = std::pin::pin!(connection);
-    let mut told = false;
+    let (mut told, mut is_told) = (std::pin::pin!(told), false);
     let mut too_much = std::pin::pin!(async {
         patience.spent().await;
         tracing::warn!(?peer, "a connection that resets its requests before they begin is closed");
@@ -219,8 +283,8 @@ async fn watch_connection<I, S>(
                 }
                 return;
             }
-            () = stop.cancelled(), if !told => {
-                told = true;
+            () = told.as_mut(), if !is_told => {
+                is_told = true;
                 connection.as_mut().graceful_shutdown();
             }
             () = too_much.as_mut(), if closes_at.is_none() => {
@@ -305,5 +369,25 @@ where
             this.patience.answered();
             response.map(|body| Curbed::new(body, most))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_connected_is_told_at_once_that_the_server_leaves_and_who_comes_then_a_moment_later() {
+        let (ending, begun) = (Ending::default(), Instant::now());
+        let there = ending.told();
+        ending.leave();
+        there.await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        ending.told().await;
+        assert_eq!(begun.elapsed(), LAST_CALLS);
+        let latest = ending.told();
+        ending.stop();
+        latest.await;
+        assert_eq!(begun.elapsed(), LAST_CALLS);
     }
 }

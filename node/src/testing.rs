@@ -180,11 +180,11 @@ pub async fn serve<L: Listener>(
         builder.serve_on(listener, address, reexec::Plan::none())?.into_bare();
     setup.scribe = Scribe::without_names;
     setup.host.hurries = setup.hooks.has(Flaw::HurriesStops);
-    let (stop_server, server_ended) = (setup.stop_server.clone(), setup.server_ended.clone());
+    let (ending, server_ended) = (setup.ending.clone(), setup.server_ended.clone());
     let mut own = JoinSet::new();
     own.spawn(keeper::beat(setup.probe.clone()));
     own.spawn(async move {
-        drop(server::serve(listener, entrance, limits, stop_server).await);
+        drop(server::serve(listener, entrance, limits, ending).await);
         server_ended.cancel();
         std::future::pending().await
     });

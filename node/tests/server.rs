@@ -8,7 +8,7 @@ use std::time::Duration;
 use support::*;
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use wardkeep_node::{Node, server::Limits};
-use wardkeep_proto::v1;
+use wardkeep_proto::v1::{self, operator_client::OperatorClient};
 
 #[tokio::test]
 async fn thousands_of_resets_do_not_end_the_connection() {
@@ -112,6 +112,52 @@ async fn a_call_in_progress_may_finish_within_the_grace() {
         node.until(|now| find(now, "trouble").state() == v1::WardState::Stopping).await;
         insides.gate.open();
         call.await.unwrap().unwrap();
+        node.ended().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clients_of_a_node_that_leaves_are_sent_away_while_their_calls_go_on() {
+    within(async {
+        let insides = Insides::default();
+        let mut node = node([trouble(&insides)]).await;
+        node.running("trouble", 1).await;
+        let connections = Counter::default();
+        // Nothing but tonic, as it comes.
+        let (counter, address) = (connections.clone(), node.handle.local_addr());
+        let dial = tower::service_fn(move |_| {
+            counter.add();
+            async move { TcpStream::connect(address).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let uri = tonic::transport::Endpoint::try_from(node.uri()).unwrap();
+        let client = OperatorClient::new(uri.connect_with_connector(dial).await.unwrap());
+        let mut slow = client.clone();
+        let slow = tokio::spawn(async move { slow.start_ward(make("gate")).await });
+        insides.started.reaches(1).await;
+
+        node.tell_to_stop();
+        node.until(|now| find(now, "trouble").state() == v1::WardState::Stopping).await;
+        // Calls may be sent elsewhere, and soon the connection on which the slow one is takes none at all.
+        while connections.get() == 1 {
+            let refused = client.clone().start_ward(make("ok")).await.unwrap_err();
+            // So tonic says that a call was about to leave when its connection closed.
+            let unsent = refused.message() == "operation was canceled";
+            assert!(unsent || refused.code() == tonic::Code::Unavailable, "{refused:?}");
+        }
+        // Those who come now are told what they need to know.
+        let refused = node.client().await.start_ward(make("ok")).await.unwrap_err();
+        assert_eq!(well_formed(&refused).kind(), "NODE_DRAINING");
+        assert!(refused.metadata().contains_key("wardkeep-refused"));
+        let mut health = tonic_health::pb::health_client::HealthClient::new(node.channel().await);
+        let health = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+        assert_eq!(
+            health.get_ref().status(),
+            tonic_health::pb::health_check_response::ServingStatus::NotServing
+        );
+
+        insides.gate.open();
+        slow.await.unwrap().unwrap();
         node.ended().await;
     })
     .await;

@@ -15,7 +15,7 @@ use crate::session::Tidings;
 const MORE_FOR_ALL: Duration = Duration::from_secs(10);
 
 impl Keeper {
-    /// Drains, says goodbye, stops all wards in reverse order, ends the server.
+    /// Drains, sends callers away, says goodbye, stops all wards in reverse order, ends the server.
     pub(super) async fn leave(
         &mut self,
         restarting: bool,
@@ -23,6 +23,7 @@ impl Keeper {
         inbox: &mut mpsc::Receiver<Tidings>,
     ) {
         self.drain(true).await;
+        self.setup.ending.leave();
         self.setup.mandate.resign();
         // Before the wards stop: their ends are no failures for a steward to heal.
         self.send(Up::Goodbye(v1::Goodbye { restarting }));
@@ -54,7 +55,7 @@ impl Keeper {
         self.show_last();
         // No program is left to be guarded, and no zombie for the image that may come.
         self.setup.host.guard().dismiss().await;
-        self.setup.stop_server.cancel();
+        self.setup.ending.stop();
         let _ = timeout(SERVER_PATIENCE, self.setup.server_ended.cancelled()).await;
         let _ = timeout(GOODBYE_PATIENCE, self.send_last_errors()).await;
         if self.link.take().is_some() {

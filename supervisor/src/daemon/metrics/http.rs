@@ -1,7 +1,7 @@
 //! The HTTP port. It has little to say and many may ask: connections, headers and time are limited, and a request's
 //! body is not read.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -10,11 +10,11 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wardkeep_node::server::Limits;
+use wardkeep_node::server::{Acceptor, Limits};
 
 use super::{
     Measured,
@@ -35,35 +35,19 @@ const FLEET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers until `stop` is cancelled, and what was asked by then.
 pub(in crate::daemon) async fn serve(
-    listener: TcpListener,
+    mut listener: TcpListener,
     fleet: mpsc::Sender<Msg>,
     limits: Limits,
     stop: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS.min(limits.connections)));
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = async {
-                let permit = permits.clone().acquire_owned().await.ok();
-                (permit, listener.accept().await)
-            } => accepted,
-        };
-        match accepted {
-            (permit, Ok((stream, peer))) => {
-                let (fleet, stop) = (fleet.clone(), stop.clone());
-                tasks.spawn(async move {
-                    let _permit = permit;
-                    connection(stream, peer, fleet, limits, stop).await;
-                });
-            }
-            (_, Err(error)) => {
-                // Out of file descriptors, for instance: without a pause this loop eats a core.
-                tracing::warn!(%error, "cannot accept a connection for metrics; trying again in 100 ms");
-                sleep(Duration::from_millis(100)).await;
-            }
-        }
+    let acceptor = Acceptor::new(CONNECTIONS.min(limits.connections), stop.clone());
+    while let Some((stream, info, permit)) = acceptor.next(&mut listener).await {
+        let (fleet, stop) = (fleet.clone(), stop.clone());
+        tasks.spawn(async move {
+            let _permit = permit;
+            connection(stream, info.and_then(|info| info.remote_addr()), fleet, limits, stop).await;
+        });
     }
     tasks.close();
     let _ = timeout(2 * LAST_ANSWER, tasks.wait()).await;
@@ -71,7 +55,7 @@ pub(in crate::daemon) async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Option<SocketAddr>,
     fleet: mpsc::Sender<Msg>,
     limits: Limits,
     stop: CancellationToken,
@@ -104,9 +88,9 @@ async fn connection(
     }
 }
 
-fn closed(peer: SocketAddr, ended: hyper::Result<()>) {
+fn closed(peer: Option<SocketAddr>, ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "connection for metrics ended");
+        tracing::debug!(?peer, %error, "connection for metrics ended");
     }
 }
 
