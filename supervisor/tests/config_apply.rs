@@ -5,8 +5,11 @@ mod history_support;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use history_support::{Daemon, WARDKEEP, wardkeep, within};
-use wardkeep_proto::v1::{self, Fleet, WardState, operator_client::OperatorClient};
+use history_support::{
+    binary::{self, Daemon, WARDKEEP, wardkeep},
+    within,
+};
+use wardkeep_proto::v1::{self, Fleet, WardState};
 
 struct Site {
     dir: tempfile::TempDir,
@@ -75,21 +78,8 @@ impl Site {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
 
-    async fn operator(&self) -> OperatorClient<tonic::transport::Channel> {
-        let endpoint = tonic::transport::Endpoint::from_shared(self.uri()).unwrap();
-        OperatorClient::new(endpoint.connect().await.unwrap())
-    }
-
     async fn until<T>(&self, seen: impl Fn(&Fleet) -> Option<T>) -> T {
-        let mut operator = self.operator().await;
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            look.tick().await;
-            let fleet = operator.get_fleet(v1::GetFleetRequest {}).await.unwrap().into_inner();
-            if let Some(found) = seen(&fleet) {
-                return found;
-            }
-        }
+        binary::until(&self.uri(), seen).await
     }
 
     /// Waits until so many wards run, and have written so.
@@ -106,13 +96,7 @@ impl Site {
     }
 
     async fn events(&self) -> Vec<v1::Event> {
-        let request = v1::WatchEventsRequest::default();
-        let mut stream = self.operator().await.watch_events(request).await.unwrap().into_inner();
-        let mut events = Vec::new();
-        while let Some(event) = stream.message().await.unwrap() {
-            events.push(event);
-        }
-        events
+        binary::events(&self.uri()).await
     }
 }
 

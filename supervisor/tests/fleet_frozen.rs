@@ -2,6 +2,7 @@
 //! what they say late has an effect.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod binary;
 mod fleet_support;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use binary::wardkeep;
 use fleet_support::*;
 use nix::{
     sys::signal::{Signal, kill},
@@ -44,12 +46,8 @@ struct Process(Child);
 
 impl Process {
     fn serve(args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wardkeep"));
-        command.arg("serve").args(args).stdout(Stdio::null()).kill_on_drop(true);
-        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
-            command.env_remove(key);
-        }
-        command.env("WARDKEEP_HTTP_LISTEN", "off");
+        let mut command = wardkeep();
+        command.arg("serve").args(args).stdout(Stdio::null());
         command
     }
 

@@ -8,7 +8,7 @@ mod history_support;
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use history_support::{BYSTANDER, Daemon, Site, VICTIM, within};
+use history_support::{BYSTANDER, Site, VICTIM, binary::Daemon, within};
 use nix::sys::signal::Signal;
 use wardkeep_proto::v1;
 

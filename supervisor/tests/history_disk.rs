@@ -5,7 +5,7 @@ mod history_support;
 
 use std::{fs, process::Command};
 
-use history_support::{BYSTANDER, Daemon, Site, VICTIM, within};
+use history_support::{BYSTANDER, Site, VICTIM, binary::Daemon, within};
 use nix::sys::signal::Signal;
 
 /// The disk fills up, a ward crashes, there is room again.

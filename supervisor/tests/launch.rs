@@ -7,7 +7,10 @@ mod history_support;
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
 use fleet_support::{FakeNode, hello, of_node, quick, supervisor};
-use history_support::{Daemon, WARDKEEP, wardkeep, within};
+use history_support::{
+    binary::{Daemon, WARDKEEP, wardkeep},
+    within,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

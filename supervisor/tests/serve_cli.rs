@@ -1,76 +1,30 @@
 //! `wardkeep serve` as processes: how they start, end, outlive each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod binary;
 mod fleet_support;
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
-use fleet_support::{channel, within};
+use binary::{Daemon, WARDKEEP, operator, until};
+use fleet_support::within;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    process::{Child, ChildStderr, Command},
-};
-use wardkeep_proto::v1::{self, Fleet, operator_client::OperatorClient};
-
-const WARDKEEP: &str = env!("CARGO_BIN_EXE_wardkeep");
-
-struct Daemon {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-    said: Vec<String>,
-}
+use wardkeep_proto::v1::{self, Fleet};
 
 fn daemon(args: &[&str]) -> Daemon {
-    let mut command = Command::new(WARDKEEP);
-    command.arg("serve").args(args).stderr(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
-    for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
-        command.env_remove(key);
-    }
-    command.env("WARDKEEP_HTTP_LISTEN", "off");
-    let mut child = command.spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    Daemon { child, lines, said: Vec::new() }
+    Daemon::start(args, &[])
 }
 
-impl Daemon {
-    /// Waits for a line with this in it.
-    async fn says(&mut self, text: &str) -> String {
-        while let Some(line) = self.lines.next_line().await.unwrap() {
-            self.said.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("it never says {text:?} but {:#?}", self.said);
-    }
-
-    /// Its listening address, once it is up.
-    async fn address(&mut self, up: &str) -> String {
-        let line = self.says(up).await;
-        let at = line.find("address=").unwrap() + "address=".len();
-        line[at..].split_whitespace().next().unwrap().to_owned()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().unwrap().cast_signed()), signal).unwrap();
-    }
-
-    /// The exit code, and all it said.
-    async fn end(mut self) -> (Option<i32>, Vec<String>) {
-        while let Some(line) = self.lines.next_line().await.unwrap() {
-            self.said.push(line);
-        }
-        (self.child.wait().await.unwrap().code(), self.said)
-    }
+/// The exit code, and all it said.
+async fn end(mut daemon: Daemon) -> (Option<i32>, Vec<String>) {
+    (daemon.ended().await.code(), daemon.said)
 }
 
 #[tokio::test]
@@ -84,10 +38,10 @@ async fn sigterm_and_ctrl_c_end_a_daemon_well_and_soon() {
             node.says("attends the supervisor").await;
             let begun = tokio::time::Instant::now();
             supervisor.signal(signal);
-            let (code, said) = supervisor.end().await;
+            let (code, said) = end(supervisor).await;
             assert_eq!(code, Some(0), "{said:#?}");
             node.signal(signal);
-            let (code, said) = node.end().await;
+            let (code, said) = end(node).await;
             assert_eq!(code, Some(0), "{said:#?}");
             assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         }
@@ -126,7 +80,7 @@ async fn what_keeps_a_daemon_from_starting_is_said_in_one_line() {
                 arguments.extend(["--listen", "127.0.0.1:0"]);
             }
             arguments.extend(args);
-            let (ended, said) = daemon(&arguments).end().await;
+            let (ended, said) = end(daemon(&arguments)).await;
             assert_eq!((ended, said.len()), (Some(code), 1), "{arguments:?}: {said:#?}");
             assert!(said[0].contains(says), "{arguments:?}: {said:#?}");
         }
@@ -152,7 +106,7 @@ async fn a_node_without_its_supervisor_keeps_trying_and_says_so_once() {
         assert_eq!(complaints, 1, "{:#?}", node.said);
         node.signal(Signal::SIGTERM);
         supervisor.signal(Signal::SIGTERM);
-        assert_eq!((node.end().await.0, supervisor.end().await.0), (Some(0), Some(0)));
+        assert_eq!((end(node).await.0, end(supervisor).await.0), (Some(0), Some(0)));
     })
     .await;
 }
@@ -170,18 +124,6 @@ fn launching(dir: &Path, address: &str, nodes: &[(&str, &[&str])]) -> PathBuf {
 
 fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
-async fn until<T>(address: &str, seen: impl Fn(&Fleet) -> Option<T>) -> T {
-    let mut operator = OperatorClient::new(channel(&format!("http://{address}")).await);
-    let mut look = tokio::time::interval(Duration::from_millis(20));
-    loop {
-        look.tick().await;
-        let fleet = operator.get_fleet(v1::GetFleetRequest {}).await.unwrap().into_inner();
-        if let Some(found) = seen(&fleet) {
-            return found;
-        }
-    }
 }
 
 fn attending(fleet: &Fleet, name: &str) -> Option<v1::NodeInfo> {
@@ -206,37 +148,36 @@ async fn launched_nodes_outlive_a_killed_supervisor_and_the_next_one_takes_them_
 
         let mut first = serve();
         first.says("supervisor up").await;
-        let before = until(&address, |fleet| attending(fleet, "n")).await;
+        let before = until(&uri, |fleet| attending(fleet, "n")).await;
         // What steers the supervisor has not reached its node, and there is one supervisor only.
         let second = daemon(&["supervisor", "--config", config.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
-        let (code, said) = second.end().await;
+        let (code, said) = end(second).await;
         assert_eq!(code, Some(1));
         assert!(said.last().unwrap().contains("another supervisor uses"), "{said:#?}");
 
         first.signal(Signal::SIGKILL);
-        first.end().await;
+        end(first).await;
         assert!(lives(before.pid));
         let mut next = serve();
         next.says("is taken over").await;
-        let after = until(&address, |fleet| attending(fleet, "n")).await;
+        let after = until(&uri, |fleet| attending(fleet, "n")).await;
         assert_eq!((&after.boot_id, after.pid), (&before.boot_id, before.pid));
 
         // Its end is seen as that of a child would be.
         kill(Pid::from_raw(after.pid.cast_signed()), Signal::SIGKILL).unwrap();
         next.says("its process ended: it is gone").await;
         let anew =
-            until(&address, |fleet| attending(fleet, "n").filter(|info| info.boot_id != before.boot_id))
-                .await;
+            until(&uri, |fleet| attending(fleet, "n").filter(|info| info.boot_id != before.boot_id)).await;
         assert!(!next.said.iter().any(|line| line.contains("another node named")), "{:#?}", next.said);
         next.signal(Signal::SIGKILL);
-        next.end().await;
+        end(next).await;
 
         // One that was taken over is stopped with its supervisor, too.
         let mut last = serve();
         last.says("is taken over").await;
-        until(&address, |fleet| attending(fleet, "n")).await;
+        until(&uri, |fleet| attending(fleet, "n")).await;
         last.signal(Signal::SIGTERM);
-        let (code, said) = last.end().await;
+        let (code, said) = end(last).await;
         assert_eq!(code, Some(0), "{said:#?}");
         assert!(!lives(anew.pid), "{said:#?}");
         assert!(!dir.path().join("data/n.pid").exists());
@@ -244,9 +185,9 @@ async fn launched_nodes_outlive_a_killed_supervisor_and_the_next_one_takes_them_
         // So is one of its own.
         let mut own = serve();
         own.says("launched").await;
-        let pid = until(&address, |fleet| attending(fleet, "n")).await.pid;
+        let pid = until(&uri, |fleet| attending(fleet, "n")).await.pid;
         own.signal(Signal::SIGTERM);
-        assert_eq!(own.end().await.0, Some(0));
+        assert_eq!(end(own).await.0, Some(0));
         assert!(!lives(pid));
     })
     .await;
@@ -264,7 +205,7 @@ async fn a_child_that_exits_is_launched_anew_with_longer_and_longer_pauses() {
         let config = launching(dir.path(), &address, &nodes);
         let mut supervisor = daemon(&["supervisor", "--config", config.to_str().unwrap()]);
         supervisor.says("its process is started anew, in").await;
-        let mut operator = OperatorClient::new(channel(&format!("http://{address}")).await);
+        let mut operator = operator(&format!("http://{address}")).await;
         let request = v1::WatchEventsRequest { follow: true, ..Default::default() };
         let mut events = operator.watch_events(request).await.unwrap().into_inner();
         let (mut brief, mut absent) = (Vec::new(), Vec::new());
@@ -288,7 +229,7 @@ async fn a_child_that_exits_is_launched_anew_with_longer_and_longer_pauses() {
         assert_eq!(names, ["absent", "brief"]);
         assert!(fleet.nodes.iter().all(|n| n.verdict() == v1::Verdict::Unreachable && !n.attending));
         supervisor.signal(Signal::SIGTERM);
-        assert_eq!(supervisor.end().await.0, Some(0));
+        assert_eq!(end(supervisor).await.0, Some(0));
     })
     .await;
 }

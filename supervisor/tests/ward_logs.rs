@@ -1,10 +1,12 @@
 //! `wardkeep ward logs`, over the supervisor's sessions with its nodes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+mod binary;
 mod fleet_support;
 
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
+use binary::wardkeep;
 use fleet_support::*;
 use nix::{
     sys::signal::{Signal, kill},
@@ -20,8 +22,6 @@ use wardkeep_proto::{
     error::Code,
     v1::{self, node_message::Kind as Up, steward_message::Kind as Down},
 };
-
-const WARDKEEP: &str = env!("CARGO_BIN_EXE_wardkeep");
 
 fn watch(node: &str, ward: &str, follow: bool) -> v1::WatchOutputRequest {
     v1::WatchOutputRequest { node: node.into(), ward: ward.into(), follow, newest: 0 }
@@ -174,12 +174,8 @@ struct Process {
 }
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(WARDKEEP);
-    command.args(args).kill_on_drop(true).stdin(Stdio::null());
-    for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
-        command.env_remove(key);
-    }
-    command.env("WARDKEEP_HTTP_LISTEN", "off");
+    let mut command = wardkeep();
+    command.args(args).stdin(Stdio::null());
     command
 }
 

@@ -2,6 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails is a test that fails")]
 
+#[path = "../binary/mod.rs"]
+mod binary;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -394,10 +397,8 @@ pub async fn nowhere() -> String {
 }
 
 pub fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wardkeep"));
-    command.args(args).env_remove("COLUMNS").env_remove("WARDKEEP_SUPERVISOR").env_remove("NO_COLOR");
-    command.env("TERM", "xterm").env("WARDKEEP_HTTP_LISTEN", "off");
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    let mut command = binary::wardkeep();
+    command.args(args).env_remove("COLUMNS").env_remove("NO_COLOR").env("TERM", "xterm").stdin(Stdio::null());
     command
 }
 

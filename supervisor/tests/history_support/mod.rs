@@ -3,25 +3,23 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
+#[path = "../binary/mod.rs"]
+pub mod binary;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
+use binary::{Daemon, wardkeep};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use rusqlite::{Connection, OpenFlags};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    process::{Child, ChildStderr, Command},
-};
 use wardkeep_proto::v1::{self, Fleet, WardState, operator_client::OperatorClient};
 
-pub const WARDKEEP: &str = env!("CARGO_BIN_EXE_wardkeep");
 /// A hang is a failure.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -30,65 +28,6 @@ pub async fn within<T>(test: impl Future<Output = T>) -> T {
         done = test => done,
         // Not a timeout around it: what is dropped by this panic can tell how far it was.
         () = tokio::time::sleep(PATIENCE) => panic!("the test hangs"),
-    }
-}
-
-/// `wardkeep` with nothing of the test's own environment that steers it.
-pub fn wardkeep() -> Command {
-    let mut command = Command::new(WARDKEEP);
-    for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("WARDKEEP") || key == "RUST_LOG") {
-        command.env_remove(key);
-    }
-    command.env("WARDKEEP_HTTP_LISTEN", "off").kill_on_drop(true);
-    command
-}
-
-pub struct Daemon {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-    pub said: Vec<String>,
-}
-
-impl Daemon {
-    pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut command = wardkeep();
-        command
-            .arg("serve")
-            .args(args)
-            .envs(env.iter().copied())
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, lines, said: Vec::new() }
-    }
-
-    /// Waits for a line with this in it.
-    pub async fn says(&mut self, text: &str) -> String {
-        while let Some(line) = self.lines.next_line().await.unwrap() {
-            self.said.push(line.clone());
-            if line.contains(text) {
-                return line;
-            }
-        }
-        panic!("it never says {text:?} but {:#?}", self.said);
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().unwrap().cast_signed()), signal).unwrap();
-    }
-
-    /// Waits for its end; all it said is in `said`.
-    pub async fn ended(&mut self) -> ExitStatus {
-        while let Some(line) = self.lines.next_line().await.unwrap() {
-            self.said.push(line);
-        }
-        self.child.wait().await.unwrap()
-    }
-
-    pub async fn killed(mut self) {
-        self.signal(Signal::SIGKILL);
-        self.ended().await;
     }
 }
 
@@ -171,27 +110,12 @@ impl Site {
     }
 
     pub async fn operator(&self) -> OperatorClient<tonic::transport::Channel> {
-        let endpoint = tonic::transport::Endpoint::from_shared(self.uri()).unwrap();
-        let mut attempt = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            attempt.tick().await;
-            if let Ok(channel) = endpoint.connect().await {
-                return OperatorClient::new(channel);
-            }
-        }
+        binary::operator(&self.uri()).await
     }
 
     /// Waits until the picture is as wanted.
     pub async fn until<T>(&self, seen: impl Fn(&Fleet) -> Option<T>) -> T {
-        let mut operator = self.operator().await;
-        let mut look = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            look.tick().await;
-            let fleet = operator.get_fleet(v1::GetFleetRequest {}).await.unwrap().into_inner();
-            if let Some(found) = seen(&fleet) {
-                return found;
-            }
-        }
+        binary::until(&self.uri(), seen).await
     }
 
     /// Waits until a ward is as wanted.
@@ -235,13 +159,7 @@ impl Site {
     }
 
     pub async fn events(&self) -> Vec<v1::Event> {
-        let request = v1::WatchEventsRequest::default();
-        let mut stream = self.operator().await.watch_events(request).await.unwrap().into_inner();
-        let mut events = Vec::new();
-        while let Some(event) = stream.message().await.unwrap() {
-            events.push(event);
-        }
-        events
+        binary::events(&self.uri()).await
     }
 
     /// Runs a command against it: exit code, stdout, stderr.
