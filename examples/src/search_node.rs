@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::RwLock, time::timeout};
+use tokio::{
+    sync::RwLock,
+    time::{Instant, timeout},
+};
 use tonic::{Request, Response, Status};
 use wardkeep_node::{Node, NodeBuilder, NodeError, OnPanic, Ward, WardContext};
 use wardkeep_proto::{Error, Kind, error::Code};
@@ -29,6 +32,10 @@ const DEFAULT_LIMIT: u32 = 50;
 const MOST_HITS: u32 = 1_000;
 /// How often the files are compared with the index, at least.
 const UPKEEP_EVERY: Duration = Duration::from_millis(250);
+/// Searches are kept out for no longer at a time, however slowly the files are read; and for one part in so many of all
+/// time, and one more.
+const LONGEST_TURN: Duration = Duration::from_millis(100);
+const UPKEEP_SHARE: u32 = 9;
 /// What a search may take before its ward counts as stalled.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -209,10 +216,11 @@ impl Search for Searcher {
 /// reloading), at another time on each node.
 async fn upkeep(context: WardContext, shared: Arc<Shared>) -> Result<(), Error> {
     let pause = UPKEEP_EVERY + UPKEEP_EVERY.mul_f64(f64::from(std::process::id() % 64) / 128.0);
+    let (mut took, mut checked, mut changed) = (Duration::ZERO, 0, 0);
     loop {
         tokio::select! {
             () = context.cancelled() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause.max(took * UPKEEP_SHARE)) => {}
         }
         context.pulse();
         let index = shared.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -221,15 +229,25 @@ async fn upkeep(context: WardContext, shared: Arc<Shared>) -> Result<(), Error> 
         let work = shared.clone();
         let check = context.blocking(move |context| {
             let _turn = turn;
+            let begun = Instant::now();
+            let goes_on = |_: &&Indexed| !context.is_cancelled() && begun.elapsed() < LONGEST_TURN;
             let differs =
-                |(path, sum): &&Indexed| !std::fs::read(path).is_ok_and(|now| checksum(&now) == *sum);
-            work.files.iter().take_while(|_| !context.is_cancelled()).filter(differs).count()
+                |(path, sum): &Indexed| !std::fs::read(path).is_ok_and(|now| checksum(&now) == *sum);
+            let found: Vec<bool> = work.files.iter().skip(checked).take_while(goes_on).map(differs).collect();
+            (found, begun.elapsed())
         });
-        let changed = check.await?;
+        let (found, lasted) = check.await?;
+        took = lasted;
+        checked += found.len();
+        changed += found.iter().filter(|differs| **differs).count();
+        if checked < shared.files.len() {
+            continue;
+        }
         context.set_status(match changed {
-            0 => format!("{} files are as indexed", shared.files.len()),
+            0 => format!("{checked} files are as indexed"),
             n => format!("{n} files changed since they were indexed"),
         });
+        (checked, changed) = (0, 0);
     }
 }
 
