@@ -28,7 +28,7 @@ const END: char = '\u{2064}';
 /// Blanks between columns.
 const PADDING: u16 = 2;
 /// The last column is left at least so much room, if it can use it.
-const ROOM: u16 = 12;
+const ROOM: u16 = 8;
 
 /// One cell.
 #[derive(Clone, Debug, Default)]
@@ -196,6 +196,7 @@ mod tests {
             table.render(&out(Some(44), false))
         };
         assert!(render("trigram/search").contains("trigram/search  quarantined  word"));
+        assert!(render("trigram-6cde1fd178cf").contains("trigram-6cde1fd178cf  quarantined  word"));
         let long = render(&"n".repeat(60));
         assert!(long.contains("  quarantined  word") && long.lines().all(|l| l.len() <= 44), "{long}");
     }
