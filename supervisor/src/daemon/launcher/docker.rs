@@ -4,6 +4,8 @@
 //! Whoever reaches the engine's socket is root on its machine. What is said there is little: which container
 //! it is, how it is, and that it is to end and to start.
 
+mod deaths;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -22,6 +24,7 @@ use tokio::{
 };
 
 use super::Launch;
+pub(super) use deaths::Deaths;
 
 /// Where engines listen, unless told otherwise.
 pub const SOCKET: &str = "/var/run/docker.sock";

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::fleet::Msg;
+use docker::Deaths;
 pub use docker::SOCKET;
 use process::Children;
 
@@ -52,6 +53,17 @@ impl Launch {
         let star = node.strip_prefix(before)?.strip_suffix(after).filter(|star| !star.is_empty())?;
         let program = self.program.to_string_lossy().replace('*', star).into();
         Some(Self { node: node.to_owned(), program, ..self.clone() })
+    }
+
+    /// The node that this would mean if it were in the container of that name or label.
+    fn node_in(&self, container: &str) -> Option<String> {
+        let program = self.program.to_string_lossy();
+        let Some((before, after)) = program.split_once('*') else {
+            return (program == container).then(|| self.node.clone());
+        };
+        // A label is no name.
+        let star = container.strip_prefix(before)?.strip_suffix(after).filter(|star| !star.is_empty())?;
+        (program.contains('=') || !star.contains('=')).then(|| self.node.replacen('*', star, 1))
     }
 }
 
@@ -117,8 +129,9 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) {
     let mut children = Children::new(data_dir);
-    let mut orders = Orders::default();
+    let (mut orders, mut deaths) = (Orders::default(), Deaths::default());
     start_children(&mut children, &launches);
+    deaths.follow(&launches);
     loop {
         let news = tokio::select! {
             () = stop.cancelled() => break,
@@ -126,6 +139,7 @@ pub(super) async fn run(
                 Told::Configure(now) => {
                     launches = now;
                     start_children(&mut children, &launches);
+                    deaths.follow(&launches);
                     None
                 }
                 Told::Launch(order) => match Launch::find(&launches, &order.node) {
@@ -134,6 +148,7 @@ pub(super) async fn run(
                 },
             },
             (node, how) = children.ended() => Some(Msg::ProcessExited { node, how }),
+            (node, how) = deaths.next(&launches) => Some(Msg::ProcessExited { node, how }),
             (node, outcome) = orders.ended() => Some(Msg::LauncherDone { node, outcome }),
         };
         if let Some(news) = news

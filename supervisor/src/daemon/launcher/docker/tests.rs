@@ -31,6 +31,8 @@ struct State {
     starts: u32,
     /// So many containers have the label `a=b`.
     labelled: usize,
+    /// Exit codes of `c` that it has to tell.
+    ends: Vec<i32>,
     /// It takes requests and does not answer.
     mute: bool,
     asked: Vec<String>,
@@ -98,7 +100,8 @@ fn serve(listener: &UnixListener, state: &Mutex<State>) {
         let mut words = request.split(' ');
         let (method, path) = (words.next().unwrap(), words.next().unwrap());
         let path = path.split('?').next().unwrap();
-        let path = path.find("/version").or(path.find("/containers")).map_or(path, |at| &path[at..]);
+        let known = ["/version", "/containers", "/events"];
+        let path = known.iter().find_map(|of| path.find(of)).map_or(path, |at| &path[at..]);
         let asked = format!("{method} {path}");
         let (code, body) = answer(&mut state, &asked);
         state.asked.push(asked);
@@ -115,6 +118,12 @@ fn serve(listener: &UnixListener, state: &Mutex<State>) {
 fn answer(state: &mut State, asked: &str) -> (u16, String) {
     match asked {
         "GET /version" => (200, r#"{"ApiVersion":"1.41","MinAPIVersion":"1.12"}"#.to_owned()),
+        "GET /events" => {
+            let actor =
+                |code| format!(r#"{{"ID":"c","Attributes":{{"name":"box-1","a":"b","exitCode":"{code}"}}}}"#);
+            let event = |code| format!(r#"{{"Type":"container","Action":"die","Actor":{}}}"#, actor(code));
+            (200, state.ends.drain(..).map(event).collect::<Vec<_>>().join("\n"))
+        }
         "GET /containers/json" => {
             let one = format!(r#"{{"Id":"c{}"}}"#, "0".repeat(63));
             (200, format!("[{}]", vec![one; state.labelled].join(",")))
@@ -203,6 +212,69 @@ async fn an_engine_that_does_not_answer_is_waited_for_only_so_long() {
     assert_eq!(error, format!("container c: the engine at {at} was not done after 300ms"));
 }
 
+/// What is told of the next end, if that is soon.
+async fn told_of(launches: Vec<Launch>) -> Option<(String, String)> {
+    let mut deaths = Deaths::default();
+    deaths.follow(&launches);
+    timeout(Duration::from_secs(4), deaths.next(&launches)).await.ok()
+}
+
+#[tokio::test]
+async fn a_container_that_has_failed_and_stays_so_is_told_of_by_whatever_name_it_is_meant() {
+    let ended = || State { status: "exited", ends: vec![0, 137], ..State::default() };
+    for (node, container) in [("n", "c"), ("n", "box-1"), ("n", "a=b"), ("node-*", "box-*"), ("of-*", "a=*")]
+    {
+        let fake = Fake::new(ended());
+        let launch = Launch { node: node.to_owned(), ..launch(container, &fake.socket()) };
+        let (told, how) =
+            told_of(vec![launch]).await.unwrap_or_else(|| panic!("{container}: nothing is told"));
+        let star = if container == "a=*" { "b" } else { "1" };
+        assert_eq!((told, how.as_str()), (node.replace('*', star), "in container c, exit code 137"));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_a_container_that_ended_well_runs_again_is_nobodys_or_not_the_nodes() {
+    let [well, again, strange, taken] = [
+        State { status: "exited", ends: vec![0], ..State::default() },
+        State { status: "running", ends: vec![1], ..State::default() },
+        State { status: "exited", ends: vec![1], ..State::default() },
+        State { status: "exited", ends: vec![1], ..State::default() },
+    ]
+    .map(Fake::new);
+    let own = |fake: &Fake, container| vec![launch(container, &fake.socket())];
+    let many = Launch { node: "*".to_owned(), ..launch("box-*", &taken.socket()) };
+    let one = Launch { node: "1".to_owned(), ..launch("another", &taken.socket()) };
+    let told = futures_util::future::join_all([
+        told_of(own(&well, "c")),
+        told_of(own(&again, "c")),
+        told_of(own(&strange, "x")),
+        told_of(vec![many, one]),
+    ]);
+    assert_eq!(told.await, [None, None, None, None]);
+}
+
+#[tokio::test]
+async fn an_engine_that_was_away_is_followed_again() {
+    let fake = Fake::new(State { status: "exited", ..State::default() });
+    let launches = [launch("c", &fake.socket())];
+    let mut deaths = Deaths::default();
+    deaths.follow(&launches);
+    let later = async {
+        // It has answered, and closed its side, once.
+        while !fake.state.lock().unwrap().asked.iter().any(|asked| asked == "GET /events") {
+            sleep(Duration::from_millis(10)).await;
+        }
+        fake.state.lock().unwrap().ends.push(3);
+        std::future::pending::<()>().await
+    };
+    let told = async { timeout(PATIENCE, deaths.next(&launches)).await.unwrap() };
+    tokio::select! {
+        told = told => assert_eq!(told.1, "in container c, exit code 3"),
+        () = later => {}
+    }
+}
+
 // ------------------------------------------------------------------------------------------- a real engine
 
 /// A container of a real engine, removed with its image when it is dropped.
@@ -215,9 +287,9 @@ fn docker(args: &[&str]) -> Option<String> {
 
 impl Real {
     /// One that does nothing, of an image with one program. `None`, and why: there can be none here.
-    fn new() -> Result<Self, &'static str> {
+    fn new(purpose: &str) -> Result<Self, &'static str> {
         docker(&["info"]).ok_or("Docker does not answer")?;
-        let name = format!("wardkeep-launcher-test-{}", std::process::id());
+        let name = format!("wardkeep-launcher-test-{purpose}-{}", std::process::id());
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("idle.c");
         std::fs::write(&source, "#include <unistd.h>\nint main(void) { for (;;) pause(); }\n").unwrap();
@@ -239,6 +311,16 @@ impl Real {
         Ok(real)
     }
 
+    /// The same, or a word on why not.
+    fn here(purpose: &str) -> Option<Self> {
+        let real = Self::new(purpose);
+        if let Err(why) = real {
+            assert!(std::env::var_os("WARDKEEP_CI").is_none(), "a container engine is needed, but {why}");
+            eprintln!("skipped: {why}");
+        }
+        real.ok()
+    }
+
     fn state(&self) -> String {
         docker(&["inspect", "--format", "{{.State.Status}} {{.State.Pid}}", &self.0]).unwrap()
     }
@@ -253,14 +335,7 @@ impl Drop for Real {
 
 #[tokio::test]
 async fn a_real_engine_starts_a_container_anew_that_is_well_killed_or_frozen() {
-    let real = match Real::new() {
-        Ok(real) => real,
-        Err(why) => {
-            assert!(std::env::var_os("WARDKEEP_CI").is_none(), "a container engine is needed, but {why}");
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+    let Some(real) = Real::here("anew") else { return };
     let name = real.0.as_str();
     let label = format!("wardkeep.test={name}");
     for (before, container, says) in [
@@ -283,4 +358,27 @@ async fn a_real_engine_starts_a_container_anew_that_is_well_killed_or_frozen() {
     }
     let error = run(launch("wardkeep-no-such-container", Path::new(SOCKET)), PATIENCE).await.unwrap_err();
     assert!(error.ends_with("says: No such container: wardkeep-no-such-container"), "{error}");
+}
+
+#[tokio::test]
+async fn a_real_engine_tells_of_a_container_that_was_killed_once_it_is_followed() {
+    let Some(real) = Real::here("told") else { return };
+    let name = real.0.as_str();
+    let launches = [launch(name, Path::new(SOCKET))];
+    let mut deaths = Deaths::default();
+    deaths.follow(&launches);
+    let id = docker(&["inspect", "--format", "{{.Id}}", name]).unwrap();
+    // Killed as often as it takes: an engine tells only those that listen by then.
+    let kills = async {
+        loop {
+            docker(&["start", name]).unwrap();
+            docker(&["kill", name]).unwrap();
+            sleep(3 * Duration::from_secs(1)).await;
+        }
+    };
+    let told = async { timeout(PATIENCE, deaths.next(&launches)).await.expect("nothing is told") };
+    tokio::select! {
+        (node, how) = told => assert_eq!((node.as_str(), how), ("n", format!("in container {}, exit code 137", &id[..12]))),
+        () = kills => {}
+    }
 }
