@@ -26,6 +26,7 @@ use crate::{
     leave::Exit,
     member::{Attempt, Attempts, Ending, Told, Winner},
     methods::SentOnce,
+    policy::tells,
     request::Progress,
 };
 
@@ -376,6 +377,27 @@ impl Field {
         reply.extensions_mut().insert(Winner { node, attempts, elapsed, sent_once });
         reply.extensions_mut().insert(Attempts(self.story().into()));
         Some(reply)
+    }
+
+    /// The reply that says it all, where all attempts have failed: when only one member was asked, however often, or
+    /// all have said the very same. It is the member's own error, which is known by its ID where the member is.
+    pub(crate) fn one_voice(&mut self) -> Option<Response<Body>> {
+        let mut heard = Vec::new();
+        for (number, begun) in (1..).zip(&self.begun) {
+            match &begun.end {
+                Some((.., Ended::With(verdict))) => heard.push((number, &begun.link, verdict)),
+                Some((.., Ended::Withdrawn)) => {}
+                _ => return None,
+            }
+        }
+        let refused = |verdict: &Verdict| matches!(verdict, Verdict::Refused(..));
+        // `max_by_key` takes the last of equals; the last that a member has said is how it is now.
+        let telling = heard.iter().max_by_key(|(.., verdict)| (tells(verdict.code()), refused(verdict)));
+        let &(number, link, Verdict::Refused(error, ..)) = telling? else { return None };
+        let same =
+            |verdict: &Verdict| refused(verdict) && verdict.error().is_some_and(|e| e.id() == error.id());
+        let one = heard.iter().all(|(_, other, _)| Arc::ptr_eq(other, link));
+        (one || heard.iter().all(|(.., verdict)| same(verdict))).then(|| self.deliver(number))?
     }
 
     /// The call's deadline has passed.

@@ -146,13 +146,15 @@ async fn run(
             let attempts = field.reports();
             let nearly_over = deadline.saturating_duration_since(Instant::now()) < SKEW;
             let answered = attempts.iter().any(Report::is_answer);
-            Err(match rules.equal {
-                _ if nearly_over && attempts.iter().any(Report::is_timeout) => overdue(attempts),
-                equal if equal > 1 && answered => {
-                    CallError::NoQuorum { method: method.to_string(), equal, attempts }
-                }
-                _ => CallError::AttemptsFailed { method: method.to_string(), attempts },
-            })
+            if nearly_over && attempts.iter().any(Report::is_timeout) {
+                Err(overdue(attempts))
+            } else if let Some(reply) = field.one_voice() {
+                Ok(reply)
+            } else if rules.equal > 1 && answered {
+                Err(CallError::NoQuorum { method: method.to_string(), equal: rules.equal, attempts })
+            } else {
+                Err(CallError::AttemptsFailed { method: method.to_string(), attempts })
+            }
         }
         Err(_) => {
             field.expire();

@@ -5,7 +5,10 @@
 mod common;
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -18,11 +21,34 @@ use tonic::{Code, Status, body::Body};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use wardkeep_client::{Policy, Replicated, ResponseExt as _};
 use wardkeep_proto::{
-    Error,
+    Error, Kind,
     context::{self, RequestContext},
     error::Bug,
     v1::{Event, GetFleetRequest, WardRequest, WatchEventsRequest},
 };
+
+/// What a node says that is not there for a moment.
+#[derive(Debug, thiserror::Error)]
+#[error("the node restarts")]
+struct Restarting;
+
+impl Kind for Restarting {
+    fn domain(&self) -> &'static str {
+        "test"
+    }
+
+    fn reason(&self) -> &'static str {
+        "RESTARTING"
+    }
+
+    fn code(&self) -> Code {
+        Code::Unavailable
+    }
+
+    fn user_message(&self) -> String {
+        "Please come back soon.".to_owned()
+    }
+}
 
 #[tokio::test]
 async fn a_generated_client_works_unchanged_and_learns_who_won() {
@@ -53,25 +79,32 @@ async fn a_generated_client_works_unchanged_and_learns_who_won() {
 
 #[tokio::test]
 async fn a_fast_error_does_not_beat_a_slow_success() {
-    let failed = Arc::new(Notify::new());
-    let told = failed.clone();
-    let bad = Puppet::start(move |_| {
-        told.notify_one();
-        std::future::ready(Status::internal("broken").into_http())
-    })
-    .await;
-    let good = Puppet::start(move |_| {
-        let failed = failed.clone();
-        async move {
-            failed.notified().await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            whole(&fleet("good"))
+    // Whoever is asked first fails, and the second answers when the third is asked: then the failure has been seen.
+    let (asked, third) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let act = || {
+        let (asked, third) = (asked.clone(), third.clone());
+        move |_| {
+            let (turn, third) = (asked.fetch_add(1, SeqCst), third.clone());
+            async move {
+                match turn {
+                    0 => Status::unavailable("broken").into_http(),
+                    1 => {
+                        third.notified().await;
+                        whole(&fleet("good"))
+                    }
+                    _ => {
+                        third.notify_one();
+                        std::future::pending().await
+                    }
+                }
+            }
         }
-    })
-    .await;
-    let channel = all(vec![bad.member("bad"), good.member("good")]);
+    };
+    let members = [Puppet::start(act()).await, Puppet::start(act()).await, Puppet::start(act()).await];
+    let named = members.iter().zip(["a", "b", "c"]).map(|(puppet, name)| puppet.member(name));
+    let channel = builder(named).policy(Policy::All(2)).build().unwrap();
     let reply = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap();
-    assert_eq!(reply.winner().unwrap().node, "good");
+    assert_eq!(reply.into_inner().supervisor.unwrap().machine, "good");
 }
 
 #[tokio::test]
@@ -191,6 +224,69 @@ async fn the_same_deliberate_answer_from_all_reaches_the_caller_as_given() {
     let channel = all(vec![a.member("a"), b.member("b")]);
     let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "no such book"));
+}
+
+/// Refuses each time with an error of its own, and writes down its ID.
+async fn busy_node(ids: &Arc<Mutex<Vec<String>>>) -> Puppet {
+    let ids = ids.clone();
+    Puppet::start(move |_| {
+        let error = Error::new(Restarting);
+        ids.lock().unwrap().push(error.id().to_owned());
+        std::future::ready(Status::from(error).into_http())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn when_one_member_is_all_there_is_its_own_error_is_the_callers_however_often_it_was_asked() {
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    let busy = busy_node(&ids).await;
+    for policy in [Policy::Single, Policy::All(2)] {
+        ids.lock().unwrap().clear();
+        let channel = builder([busy.member("busy")]).policy(policy).build().unwrap();
+        let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
+        let error = Error::from_status(&status);
+        let ids = ids.lock().unwrap();
+        assert!(ids.len() > 1, "it is asked again: {ids:?}");
+        assert_eq!((error.kind(), error.id()), ("RESTARTING", &**ids.last().unwrap()), "{policy:?}");
+        assert_eq!(error.user_message(), "Please come back soon.");
+    }
+}
+
+#[tokio::test]
+async fn when_its_connection_fails_as_well_the_error_is_still_what_the_member_has_said() {
+    let asked = AtomicUsize::new(0);
+    let said = Error::new(Restarting);
+    let ended = Status::from(said.clone()).into_http::<Body>().headers().clone();
+    let peer = raw::Raw::start(move |_| match asked.fetch_add(1, SeqCst) {
+        0 => vec![raw::Step::Only(ended.clone())],
+        _ => vec![raw::Step::Reset(2)],
+    })
+    .await;
+    let channel = builder([peer.member()]).build().unwrap();
+    let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
+    assert_eq!(Error::from_status(&status).id(), said.id(), "{status:?}");
+}
+
+#[tokio::test]
+async fn the_very_same_error_from_all_reaches_the_caller_as_it_is() {
+    let one = Error::new(Restarting);
+    let refusing = || Puppet::refusing(one.clone().into());
+    let (a, b) = (refusing().await, refusing().await);
+    let channel = all(vec![a.member("a"), b.member("b")]);
+    let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
+    assert_eq!(Error::from_status(&status).id(), one.id());
+    // Two that are only alike are two.
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    let (a, b) = (busy_node(&ids).await, busy_node(&ids).await);
+    let channel = all(vec![a.member("a"), b.member("b")]);
+    let status = within(operator(&channel).get_fleet(GetFleetRequest {})).await.unwrap_err();
+    let error = Error::from_status(&status);
+    assert_eq!(error.kind(), "ATTEMPTS_FAILED");
+    let (mut told, mut ids) = (error.as_proto().related_ids.clone(), ids.lock().unwrap().clone());
+    told.sort();
+    ids.sort();
+    assert_eq!(told, ids);
 }
 
 #[tokio::test]

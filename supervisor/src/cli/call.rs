@@ -62,9 +62,8 @@ pub(crate) async fn run(session: &Session, args: &CallArgs) -> Result<Exit, Fail
         .members(target.members)
         .methods(&method.parent_pool().encode_to_vec())
         .policy(policy)
-        // Whoever asks for copies by hand gets them, however busy the nodes are; and asked once, they say what they
-        // say: the error of a node is known by its ID there, one about five attempts would be known to nobody.
-        .restraint(Restraint::default().step_down(false).ask_again(0))
+        // Whoever asks for copies by hand gets them, however busy the nodes are.
+        .restraint(Restraint::default().step_down(false))
         .default_deadline(session.timeout)
         .max_reply_bytes(MAX_REPLY_BYTES);
     if repeatable {
