@@ -224,7 +224,9 @@ impl Measure {
             self.link.record(now, sample);
             // Of a row of copies only the first counts: it alone is always sent.
             let counts = self.number == 1 || self.call.rules.delay.is_none();
-            if matches!(sample, Sample::Answered(_)) && counts {
+            // An answer would have taken longer than its attempt may.
+            let too_long = self.call.attempt_timeout.is_some_and(|limit| took >= limit);
+            if (matches!(sample, Sample::Answered(_)) || too_long) && counts {
                 self.call.timings.record(now, took);
             }
         }

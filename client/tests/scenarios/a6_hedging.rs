@@ -1,10 +1,20 @@
 //! The hedging scenarios of grpc-java's `RetriableStreamTest`, with gRFC A6's text where the two differ,
 //! set up by a JSON service config.
 
-use tonic::Code;
-use wardkeep_client::{Ending, ResponseExt as _};
+use std::sync::{Arc, Mutex};
 
-use crate::{common::within, stage::*};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use tonic::{Code, Status, body::Body};
+use wardkeep_client::{Ending, Member, ReplicatedBuilder, ResponseExt as _};
+use wardkeep_proto::v1::{Event, GetErrorRequest, WatchEventsRequest};
+
+use crate::{
+    common::{framed, frames, operator, within},
+    stage::*,
+};
 
 fn config(max_attempts: u32, throttling: &str) -> Stage {
     let json = format!(
@@ -28,6 +38,32 @@ async fn hedging_one_hedge_receives_non_fatal_and_one_fatal_status() {
     assert_eq!(stage.starts(), [(0, "a"), (100, "b"), (200, "c"), (250, "d")]);
     assert_eq!(stage.now(), 450);
     assert_eq!(stage.dropped(), ["a", "d"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_everything_is_sent_with_every_copy() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let log = log.clone();
+        async move {
+            let note = text(request.headers(), "x-note").unwrap();
+            let previous = text(request.headers(), "grpc-previous-rpc-attempts");
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            log.lock().unwrap().push((note, previous, body));
+            std::future::pending::<Result<http::Response<Body>, Never>>().await
+        }
+    });
+    let over = |b: ReplicatedBuilder, name| b.member_over(Member::new(name, "http://x:1"), service.clone());
+    let stage = Stage::new().policy(hedged(100, 3));
+    let stage = stage.with(|b| ["a", "b", "c"].into_iter().fold(b, over).default_deadline(MS * 500));
+    let asks = GetErrorRequest { id: "an ID".to_owned() };
+    let mut request = tonic::Request::new(asks.clone());
+    request.metadata_mut().insert("x-note", "kept".parse().unwrap());
+    within(operator(&stage.channel()).get_error(request)).await.unwrap_err();
+    let body = framed(&asks);
+    let copy = |previous: Option<&str>| ("kept".to_owned(), previous.map(str::to_owned), body.clone());
+    assert_eq!(*seen.lock().unwrap(), [copy(None), copy(Some("1")), copy(Some("2"))]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,6 +103,42 @@ async fn hedging_receive_an_answer_cancels_all_others() {
     assert_eq!(stage.dropped(), ["a", "c"]);
 }
 
+/// A member whose reply begins with this after 150 ms and then stalls.
+fn stalling(begins: &'static [u8]) -> impl FnOnce(ReplicatedBuilder) -> ReplicatedBuilder {
+    let service = tower::service_fn(move |_: http::Request<Body>| async move {
+        tokio::time::sleep(MS * 150).await;
+        let begins = (!begins.is_empty()).then(|| Ok::<_, Status>(Frame::data(Bytes::from_static(begins))));
+        let body = StreamBody::new(stream::iter(begins).chain(stream::pending()));
+        Ok::<_, Never>(frames(vec![], None).map(|_| Body::new(body)))
+    });
+    move |b| b.member_over(Member::new("stalling", "http://stalling:1"), service)
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_receive_headers_commits_nothing_yet() {
+    // The original commits here; a reply that may still fail is none to us.
+    let stage = config(3, "").with(stalling(b"")).replica("b", |_| Hangs).replica("c", |_| Answers(100));
+    assert_eq!(answer(&stage.channel()).await, "c");
+    assert_eq!(stage.dropped(), ["b"]);
+    assert_eq!(stage.now(), 300);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_receive_the_first_message_of_a_stream_cancels_all_others() {
+    let stage = Stage::new()
+        .policy(hedged(100, 3))
+        .with(stalling(b"\0\0\0\0\0"))
+        .replica("b", |_| Hangs)
+        .replica("c", |_| Hangs);
+    let channel = stage.channel();
+    let mut client = operator(&channel);
+    let reply = within(client.watch_events(WatchEventsRequest::default())).await.unwrap();
+    assert_eq!((reply.winner().unwrap().node.as_str(), stage.now()), ("stalling", 150));
+    let mut events = reply.into_inner();
+    assert_eq!(within(events.message()).await.unwrap(), Some(Event::default()));
+    assert_eq!((stage.starts(), stage.dropped()), (vec![(100, "b")], vec!["b"]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn hedging_pushback_negative() {
     for never in ["-1", "never", ""] {
@@ -91,6 +163,19 @@ async fn hedging_pushback_positive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hedging_pushback_positive_longer_and_shorter_than_the_delay() {
+    let stage = config(4, "")
+        .replica("a", |_| Pushes(110, "101"))
+        .replica("b", |_| Pushes(120, "99"))
+        .replica("c", |_| Hangs)
+        .replica("d", |_| Fails(5, Code::FailedPrecondition));
+    assert_eq!(code(&stage.channel()).await, Code::FailedPrecondition);
+    // a's moved c from 200 to 211, b's moved d from 311 to 319; d's failure was fatal, and ended all.
+    assert_eq!(stage.starts(), [(0, "a"), (100, "b"), (211, "c"), (319, "d")]);
+    assert_eq!((stage.now(), stage.dropped()), (324, vec!["c"]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn hedging_pushback_positive_of_the_only_attempt_is_waited_for() {
     let stage = config(2, "").replica("a", |_| Pushes(20, "500")).replica("b", |_| Answers(0));
     assert_eq!(answer(&stage.channel()).await, "b");
@@ -106,6 +191,22 @@ async fn hedging_cancelled() {
     assert_eq!(stage.dropped(), ["a", "b"]);
     tokio::time::sleep(MS * 500).await;
     assert_eq!(stage.starts().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedging_per_rpc_buffer_limit_exceeded_nothing_is_sent() {
+    let stage = Stage::new()
+        .policy(hedged(100, 2))
+        .with(|b| b.max_request_bytes(1_000))
+        .replica("a", |_| Fails(150, Code::Internal))
+        .replica("b", |_| Fails(150, Code::DataLoss));
+    let channel = stage.channel();
+    let ask = async |length: usize| {
+        let asks = GetErrorRequest { id: "i".repeat(length) };
+        within(operator(&channel).get_error(asks)).await.unwrap_err().code()
+    };
+    assert_eq!((ask(1_000).await, stage.starts().len()), (Code::ResourceExhausted, 0));
+    assert_eq!((ask(900).await, stage.starts().len()), (Code::DataLoss, 2));
 }
 
 #[tokio::test(start_paused = true)]

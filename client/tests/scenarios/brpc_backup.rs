@@ -2,8 +2,12 @@
 
 use tonic::Code;
 use wardkeep_client::{Policy, ResponseExt as _};
+use wardkeep_proto::v1::ListErrorsRequest;
 
-use crate::stage::*;
+use crate::{
+    common::{operator, within},
+    stage::*,
+};
 
 #[tokio::test(start_paused = true)]
 async fn no_backup_if_the_answer_comes_in_time() {
@@ -48,6 +52,20 @@ async fn a_backup_later_than_the_deadline_is_never_sent() {
         .replica("b", |_| Answers(0));
     assert_eq!(code(&stage.channel()).await, Code::DeadlineExceeded);
     assert_eq!(stage.starts(), [(0, "a")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_may_do_without_the_backup_that_others_have() {
+    let stage = Stage::new()
+        .policy(hedged(10, 2))
+        .with(|b| b.policy_for("/wardkeep.v1.Operator/GetFleet", Policy::Single))
+        .replica("a", |_| Answers(50))
+        .replica("b", |_| Answers(50));
+    let channel = stage.channel();
+    get(&channel).await.unwrap();
+    assert_eq!(stage.starts().len(), 1);
+    let _ = within(operator(&channel).list_errors(ListErrorsRequest::default())).await;
+    assert_eq!(stage.starts().len(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,6 +45,18 @@ async fn speculation_failed_when_the_second_replica_is_no_better() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn speculation_that_ends_in_failures_ends_the_call_with_the_last_of_them() {
+    let stage = Stage::new()
+        .policy(hedged(10, 2))
+        .replica("a", |_| Fails(30, Code::Internal))
+        .replica("b", |_| Fails(40, Code::Internal));
+    let channel = stage.channel();
+    assert_eq!((code(&channel).await, stage.now()), (Code::Internal, 50));
+    let stats = channel.stats();
+    assert_eq!((stats.hedges, stats.failed_calls), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn race_with_a_failure_that_is_not_speculative() {
     // The first fails in the very moment in which the second is due: there is one second, not two.
     let stage = Stage::new()

@@ -1,5 +1,8 @@
 //! The scenarios of Finagle's `BackupRequestFilterTest`.
 
+use std::sync::{Arc, Mutex};
+
+use futures_util::future::join_all;
 use tonic::Code;
 use wardkeep_client::{Ending, HedgeDelay, Policy, ResponseExt as _, Restraint};
 
@@ -106,4 +109,55 @@ async fn the_latency_of_late_originals_is_learnt_though_they_are_cut_off() {
     }
     let hedges = channel.stats().hedges - before.hedges;
     assert!(hedges <= 60, "{hedges} of 100 calls were hedged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extra_load_that_is_none_sends_no_backup() {
+    for load in [0.0, -5.0, f64::NAN, f64::INFINITY] {
+        let stage = Stage::new()
+            .policy(hedged(10, 2))
+            .with(|b| b.restraint(Restraint::default().hedge_budget(load, 0).step_down(false)))
+            .replica("a", |_| Answers(15))
+            .replica("b", |_| Answers(15));
+        let channel = stage.channel();
+        for _ in 0..20 {
+            get(&channel).await.unwrap();
+        }
+        let stats = channel.stats();
+        assert_eq!((stats.hedges, stats.hedges_refused), (0, 20), "{load}");
+    }
+}
+
+/// Milliseconds until the backup is sent, after 50 calls of 20 ms and so many that went otherwise.
+async fn delay_after(many: usize, otherwise: Does) -> u64 {
+    let does = Arc::new(Mutex::new(Answers(20)));
+    let act = || {
+        let does = does.clone();
+        move |_| does.lock().unwrap().clone()
+    };
+    let stage = Stage::new()
+        .policy(Policy::Hedged { delay: HedgeDelay::Percentile(50.0), max_attempts: 2 })
+        .with(|b| b.restraint(unrestrained()).attempt_timeout(MS * 400))
+        .replica("a", act())
+        .replica("b", act());
+    let channel = stage.channel();
+    for (calls, what) in [(50, Answers(20)), (many, otherwise), (1, Hangs)] {
+        stage.clear();
+        *does.lock().unwrap() = what;
+        join_all((0..calls).map(|_| get(&channel))).await;
+    }
+    let starts = stage.starts();
+    starts[1].0 - starts[0].0
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_fast_teaches_no_latency() {
+    let (none, failures) = (delay_after(0, Hangs).await, delay_after(200, Fails(1, Code::Internal)).await);
+    // To a whole millisecond of the timer.
+    assert!((20..=21).contains(&none) && none == failures, "{none} ms, {failures} ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ran_into_its_timeout_counts_as_so_long() {
+    assert!(delay_after(100, Hangs).await >= 400);
 }

@@ -2,7 +2,7 @@
 
 use tonic::Code;
 use wardkeep_client::{HedgeDelay, Policy, ResponseExt as _, SentOnce};
-use wardkeep_proto::v1::WardRequest;
+use wardkeep_proto::v1::{NodeMessage, WardRequest, stewardship_client::StewardshipClient};
 
 use crate::{
     common::{operator, within},
@@ -42,6 +42,15 @@ async fn hedge_request_that_may_not_be_repeated_is_not_hedged() {
     let once = reply.ok().and_then(|reply| reply.winner().and_then(|winner| winner.sent_once));
     assert!(once.is_none_or(|once| once == SentOnce::NotIdempotent));
     assert_eq!(stage.starts(), [(0, "a")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hedge_request_that_cannot_be_cloned_is_not_hedged() {
+    let stage = Stage::new().policy(hedged(10, 2)).replica("a", |_| Answers(50)).replica("b", |_| Answers(0));
+    let mut client = StewardshipClient::new(stage.channel());
+    let reply = within(client.attend(tokio_stream::iter([NodeMessage::default()]))).await.unwrap();
+    assert_eq!(reply.winner().unwrap().sent_once, Some(SentOnce::ClientStreaming));
+    assert_eq!((stage.starts(), stage.now()), (vec![(0, "a")], 50));
 }
 
 #[tokio::test(start_paused = true)]
