@@ -8,9 +8,13 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    process::Command,
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use tonic::{Request, Response, Status};
-use wardkeep_node::{Node, NodeBuilder, NodeError, Ward, WardContext, server::Limits};
+use wardkeep_node::{Node, NodeBuilder, NodeError, Output, Program, Ward, WardContext, server::Limits};
 use wardkeep_proto::{Error, Kind, error::Code};
 
 use crate::{
@@ -19,10 +23,7 @@ use crate::{
         solve_reply::Outcome,
         solver_server::{Solver as SolverService, SolverServer},
     },
-    sat::{
-        Answer, BadFormula, Formula, NoAnswer, Solver,
-        program::{self, Finished},
-    },
+    sat::{Answer, BadFormula, Formula, NoAnswer, Solver},
 };
 
 /// Largest formula, in bytes of DIMACS.
@@ -33,6 +34,8 @@ pub const MOST_REQUEST_BYTES: usize = MOST_DIMACS_BYTES + 1024;
 pub const MOST_REPLY_BYTES: usize = (4 * crate::sat::MOST_VARIABLES + 1024) as usize;
 /// Most that a solver may print: a model as text.
 const MOST_PRINTED_BYTES: usize = 64 << 20;
+/// Most that is told of what a solver complains of, in bytes.
+const MOST_COMPLAINT: usize = 1024;
 /// Requests at a time on one connection. One is worked on, the others wait.
 const STREAMS: u32 = 16;
 /// For a solver to tell its version.
@@ -51,8 +54,6 @@ enum SolveTrouble {
         "{solver} says that the formula is satisfiable, but clause {clause} is not satisfied by its model"
     )]
     WrongModel { solver: Solver, clause: usize },
-    #[error("{solver} cannot be run")]
-    CannotRun { solver: Solver, source: io::Error },
     #[error("the formula cannot be written to a temporary file")]
     CannotWrite(#[source] io::Error),
     #[error("the solver was called outside a node")]
@@ -70,7 +71,6 @@ impl Kind for SolveTrouble {
             Self::TooLarge(_) => "FORMULA_TOO_LARGE",
             Self::NoAnswer { .. } => "NO_ANSWER",
             Self::WrongModel { .. } => "WRONG_MODEL",
-            Self::CannotRun { .. } => "CANNOT_RUN",
             Self::CannotWrite(_) => "CANNOT_WRITE",
             Self::NoContext => "NO_CONTEXT",
         }
@@ -81,7 +81,7 @@ impl Kind for SolveTrouble {
             Self::BadFormula(_) | Self::TooLarge(_) => Code::InvalidArgument,
             Self::NoAnswer { .. } => Code::Aborted,
             Self::WrongModel { .. } => Code::DataLoss,
-            Self::CannotRun { .. } | Self::CannotWrite(_) => Code::Unavailable,
+            Self::CannotWrite(_) => Code::Unavailable,
             Self::NoContext => Code::FailedPrecondition,
         }
     }
@@ -120,14 +120,11 @@ pub async fn builder(name: &str, solver: Solver, program: PathBuf) -> NodeBuilde
 /// The version a solver gives itself; empty if it tells none.
 async fn version(solver: Solver, program: &Path) -> String {
     let Some(arg) = solver.version_arg() else { return String::new() };
-    match timeout(VERSION_PATIENCE, program::run(program, &[arg.into()], 64 * 1024)).await {
-        Ok(Ok(Finished { printed, .. })) => {
-            let text = String::from_utf8_lossy(&printed);
-            let last = text.lines().next().and_then(|line| line.split_whitespace().last());
-            last.unwrap_or_default().to_owned()
-        }
-        _ => String::new(),
-    }
+    let asked = Command::new(program).arg(arg).kill_on_drop(true).output();
+    let Ok(Ok(output)) = timeout(VERSION_PATIENCE, asked).await else { return String::new() };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().next().and_then(|line| line.split_whitespace().last());
+    last.unwrap_or_default().to_owned()
 }
 
 #[derive(Clone)]
@@ -145,18 +142,19 @@ impl Service {
         let (formula, dir) = context.blocking(move |_| prepare(&request.dimacs)).await??;
         let result = dir.path().join("result");
         let args = self.solver.args(&dir.path().join("formula.cnf"), &result);
-        // Dropping this future, as the node does when nobody waits for it any more, kills the solver.
-        let solver = self.solver;
-        let run = program::run(&self.program, &args, MOST_PRINTED_BYTES).await;
-        let mut finished = run.map_err(|source| SolveTrouble::CannotRun { solver, source })?;
+        let program = Program::new(&self.program).args(args).captures(MOST_PRINTED_BYTES);
+        let (solver, began) = (self.solver, Instant::now());
+        // Who has lost the race is killed here, with all it has started.
+        let mut output = context.run(&program).await?;
+        let wall = began.elapsed();
         let checked = context.blocking(move |_| {
             if solver == Solver::Minisat {
-                finished.printed = fs::read(&result).unwrap_or_default();
+                output.stdout = fs::read(&result).unwrap_or_default();
             }
             drop(dir);
-            (check(solver, &formula, &finished), finished)
+            (check(solver, &formula, &output), output.cpu)
         });
-        let (answer, finished) = checked.await?;
+        let (answer, cpu) = checked.await?;
         let (outcome, model) = match answer? {
             Answer::Satisfiable(model) => (Outcome::Satisfiable, model),
             Answer::Unsatisfiable => (Outcome::Unsatisfiable, Vec::new()),
@@ -167,8 +165,8 @@ impl Service {
             model,
             solver: self.solver.to_string(),
             version: self.version.clone(),
-            wall_micros: micros(finished.wall),
-            cpu_micros: micros(finished.cpu),
+            wall_micros: micros(wall),
+            cpu_micros: micros(cpu),
         })
     }
 }
@@ -186,13 +184,15 @@ fn prepare(dimacs: &[u8]) -> Result<(Formula, TempDir), SolveTrouble> {
 }
 
 /// What the solver found, if it is true. That there is no model must be believed.
-fn check(solver: Solver, formula: &Formula, finished: &Finished) -> Result<Answer, SolveTrouble> {
-    let read = match finished.ended {
-        Ok(code) => solver.read(code, &finished.printed),
-        Err(signal) => Err(NoAnswer::Ended(signal.to_string())),
+fn check(solver: Solver, formula: &Formula, output: &Output) -> Result<Answer, SolveTrouble> {
+    let read = match output.status.code() {
+        _ if output.cut => Err(NoAnswer::Endless),
+        Some(code) => solver.read(code, &output.stdout),
+        None => Err(NoAnswer::Ended(output.status.to_string())),
     };
     let answer = read.map_err(|why| {
-        let complaint = finished.complained.lines().last().map(|line| format!(" ({line})"));
+        let last = &output.stderr[output.stderr.len().saturating_sub(MOST_COMPLAINT)..];
+        let complaint = String::from_utf8_lossy(last).trim().lines().last().map(|line| format!(" ({line})"));
         SolveTrouble::NoAnswer { solver, why, complaint: complaint.unwrap_or_default() }
     })?;
     if let Answer::Satisfiable(model) = &answer

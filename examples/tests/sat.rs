@@ -26,24 +26,21 @@ use nix::{
 use support::{Hosted, in_time};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::unix::pipe,
     process::{Child, Command},
-    time::sleep,
 };
 use tonic::{Code, Request};
 use wardkeep_client::{Member, Policy, Replicated, ResponseExt as _};
 use wardkeep_examples::{
     pb::{self, SolveRequest, solve_reply::Outcome, solver_client::SolverClient},
-    sat::{
-        Family, Formula, Solver,
-        program::{groups_of, left_of},
-    },
+    sat::{Family, Formula, Solver},
     sat_node,
 };
 use wardkeep_proto::Error;
 
 const UNSATISFIABLE: &str = "p cnf 1 2\n1 0\n-1 0\n";
-/// A solver that never ends and has started others.
+/// Of a solver that never ends and has started others.
 const BUSY: &str = "sleep 1000 & (sleep 1000; true) & sleep 1000";
 
 /// A node as a process of its own. It ends with this.
@@ -99,27 +96,43 @@ fn request(dimacs: impl Into<Vec<u8>>, seconds: u64) -> Request<SolveRequest> {
     request
 }
 
-/// The process groups of the solvers of these nodes, when each runs one.
-async fn working(nodes: &[u32]) -> Vec<i32> {
-    let all = async {
-        loop {
-            let groups = groups_of(nodes);
-            if nodes.iter().all(|node| groups.iter().any(|(of, _)| of == node)) {
-                return groups.into_iter().map(|(_, group)| group).collect();
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    in_time(60, "starting the solvers", all).await
+/// A pipe that programs and all they start hold open: it ends when the last of them has.
+struct Held {
+    path: PathBuf,
+    pipe: pipe::Receiver,
 }
 
-async fn gone(groups: &[i32]) {
-    let gone = async {
-        while !left_of(groups).is_empty() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    in_time(10, "the end of the killed solvers", gone).await;
+impl Held {
+    fn new(dir: &TempDir) -> Self {
+        let path = dir.path().join("held");
+        let _ = fs::remove_file(&path);
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let pipe = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+        Self { path, pipe }
+    }
+
+    /// A program that does this while it holds the pipe; it has no version to tell.
+    fn script(&self, dir: &TempDir, name: &str, text: &str) -> PathBuf {
+        let held = self.path.display();
+        script(dir, name, &format!("[ \"$1\" != --version ] || exit\nexec 3>'{held}'; printf x >&3\n{text}"))
+    }
+
+    /// That solver.
+    fn solver(&self, dir: &TempDir, solver: Solver, first: &str) -> PathBuf {
+        let program = solver.find().unwrap();
+        self.script(dir, solver.name(), &format!("{first}\nexec '{}' \"$@\"", program.display()))
+    }
+
+    /// So many run.
+    async fn run(&mut self, programs: usize) {
+        in_time(60, "starting the solvers", self.pipe.read_exact(&mut vec![0; programs])).await.unwrap();
+    }
+
+    async fn gone(mut self) {
+        let mut more = Vec::new();
+        in_time(10, "the end of the killed solvers", self.pipe.read_to_end(&mut more)).await.unwrap();
+        assert_eq!(more, b"", "another has begun");
+    }
 }
 
 /// False, and a line that says so, where these are not installed.
@@ -143,28 +156,27 @@ async fn the_first_answer_wins_and_the_process_groups_of_the_others_are_gone() {
     // The one that sees through parity begins when all three are at it: whoever loses has begun, too.
     let gate = dir.path().join("gate");
     mkfifo(&gate, Mode::S_IRWXU).unwrap();
-    let winner = Solver::Cryptominisat.find().unwrap();
-    let text = format!("read -r _ <'{}'\nexec '{}' \"$@\"", gate.display(), winner.display());
-    let winner = Node::start(&dir, Solver::Cryptominisat, &script(&dir, "cryptominisat", &text)).await;
-    let minisat = Node::start(&dir, Solver::Minisat, &Solver::Minisat.find().unwrap()).await;
-    let cadical = Node::start(&dir, Solver::Cadical, &Solver::Cadical.find().unwrap()).await;
+    let mut held = Held::new(&dir);
+    let program = held.solver(&dir, Solver::Cryptominisat, &format!("read -r _ <'{}'", gate.display()));
+    let winner = Node::start(&dir, Solver::Cryptominisat, &program).await;
+    let minisat = Node::start(&dir, Solver::Minisat, &held.solver(&dir, Solver::Minisat, "")).await;
+    let cadical = Node::start(&dir, Solver::Cadical, &held.solver(&dir, Solver::Cadical, "")).await;
 
     let instance = Family::Parity.make(60, 1);
     let nodes = [("minisat", &*minisat.uri), ("cryptominisat", &*winner.uri), ("cadical", &*cadical.uri)];
     let mut client = client(nodes);
     let race = client.solve(request(instance.formula.to_dimacs(), 240));
     let open = async {
-        let groups = working(&[minisat.pid(), winner.pid(), cadical.pid()]).await;
+        held.run(3).await;
         let mut gate = OpenOptions::new().read(true).write(true).open(&gate).unwrap();
         gate.write_all(b"go\n").unwrap();
-        (groups, gate)
+        gate
     };
-    let (reply, (groups, _gate)) = in_time(300, "the race", async { tokio::join!(race, open) }).await;
+    let (reply, _gate) = in_time(300, "the race", async { tokio::join!(race, open) }).await;
     let reply = reply.unwrap();
     assert_eq!(reply.winner().unwrap().node, "cryptominisat");
     assert_eq!(Some(reply.get_ref().outcome() == Outcome::Satisfiable), instance.satisfiable);
-    assert_eq!(groups.len(), 3);
-    gone(&groups).await;
+    held.gone().await;
     for node in [minisat, winner, cadical] {
         node.stop().await;
     }
@@ -173,16 +185,16 @@ async fn the_first_answer_wins_and_the_process_groups_of_the_others_are_gone() {
 #[tokio::test]
 async fn nothing_of_a_solver_is_left_when_its_caller_leaves_its_time_is_up_or_its_node_is_killed() {
     let dir = tempfile::tempdir().unwrap();
-    let program = script(&dir, "busy", BUSY);
     for way in ["the caller leaves", "its time is up", "the node ends", "the node is killed"] {
+        let mut held = Held::new(&dir);
+        let program = held.script(&dir, "busy", BUSY);
         let mut node = Node::start(&dir, Solver::Picosat, &program).await;
         let (pid, uri) = (node.pid(), node.uri.clone());
         let mut client = client([("busy", &*uri)]);
         let seconds = if way == "its time is up" { 10 } else { 600 };
         let mut call = Box::pin(client.solve(request(UNSATISFIABLE, seconds)));
-        let nodes = [pid];
-        let groups = tokio::select! {
-            groups = working(&nodes) => groups,
+        tokio::select! {
+            () = held.run(1) => {}
             ended = &mut call => panic!("{way}: it has ended before: {ended:?}"),
         };
         match way {
@@ -201,7 +213,7 @@ async fn nothing_of_a_solver_is_left_when_its_caller_leaves_its_time_is_up_or_it
                 in_time(10, way, node.child.wait()).await.unwrap();
             }
         }
-        gone(&groups).await;
+        held.gone().await;
         if node.child.try_wait().unwrap().is_none() {
             node.stop().await;
         }

@@ -2,12 +2,12 @@
 //!
 //! * [`Formula`]: reads and writes DIMACS, and checks models;
 //! * [`Solver`]: the solvers that are known, how they are called and how their answers are read;
-//! * [`program`]: runs a program for one request, and kills all of it when nobody waits any more;
+//! * [`processes`]: which of them run, and what is left of those that were killed;
 //! * [`Family`]: formulas to try them with.
 
 mod family;
 mod formula;
-pub mod program;
+pub mod processes;
 mod solver;
 
 pub use family::{Family, Instance};

@@ -40,6 +40,9 @@ pub enum NoAnswer {
     /// It failed, or was killed.
     #[error("it ended with {0}")]
     Ended(String),
+    /// It does not come to an end.
+    #[error("it prints more than anybody reads")]
+    Endless,
     /// Exit code and output do not fit together, or the output is none of a solver's.
     #[error("it ended with exit code {code}, and its output does not fit: {why}")]
     Garbled {

@@ -6,10 +6,14 @@ use futures_util::{
     FutureExt as _,
     future::{FusedFuture as _, join},
 };
-use nix::unistd::{SysconfVar, sysconf};
+use nix::{
+    sys::wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    unistd::{Pid, SysconfVar, sysconf},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::Child,
+    signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
 use wardkeep_proto::Error;
@@ -17,8 +21,6 @@ use wardkeep_proto::Error;
 use super::{Program, guard::Group};
 use crate::{calls::Attempt, context::WardContext, error::NodeError};
 
-/// Of what a program prints, so much is kept of each stream; the rest is read and thrown away.
-const MOST_OUTPUT: usize = 16 * 1024 * 1024;
 /// For what it printed last. Who has left its group may hold its output open for ever.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Processes whose time is looked at when a program is killed.
@@ -30,12 +32,14 @@ const MOST_PROCESSES: usize = 64;
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
-    /// What it printed, 16 MiB at most.
+    /// What it printed, 16 MiB at most unless [told otherwise](Program::captures).
     pub stdout: Vec<u8>,
-    /// What it printed besides, 16 MiB at most.
+    /// What it printed besides, no more than that.
     pub stderr: Vec<u8>,
     /// It printed more than was kept.
     pub cut: bool,
+    /// User and system time of its own, and of what it started and waited for, to the 10 ms of the kernel's clock.
+    pub cpu: Duration,
 }
 
 /// A program that runs. What is left of its group is killed when this is dropped.
@@ -45,12 +49,29 @@ struct Errand {
     attempt: Option<Arc<Attempt>>,
 }
 
+impl Errand {
+    /// Waits for its end, and leaves it there to be asked what it used.
+    async fn ended(&self, deaths: &mut Signal) {
+        while self.child.id().is_some_and(|pid| !has_ended(pid)) {
+            if deaths.recv().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// What it used; its call is told. Only one that has not been waited for can be asked.
+    fn used(&self) -> Duration {
+        let used = self.child.id().map(processor_time).unwrap_or_default();
+        if let Some(attempt) = &self.attempt {
+            attempt.worked(used);
+        }
+        used
+    }
+}
+
 impl Drop for Errand {
     fn drop(&mut self) {
-        // Only one that has not been waited for can still be asked what it used.
-        if let (Some(attempt), Some(pid)) = (&self.attempt, self.child.id()) {
-            attempt.worked(processor_time(pid));
-        }
+        self.used();
         drop(self.group.take());
     }
 }
@@ -61,51 +82,66 @@ pub(crate) async fn run(context: &WardContext, program: &Program) -> Result<Outp
         return Err(NodeError::Cancelled.into());
     }
     let cannot = |source| Error::from(NodeError::CannotStart { program: program.name(), source });
+    // Before it starts, so that its end is not missed.
+    let mut deaths = signal(SignalKind::child()).map_err(cannot)?;
     let mut command = program.errand();
     let (child, group) = context.of_incarnation().home.guard.start(&mut command).map_err(cannot)?;
     let mut errand = Errand { child, group: Some(group), attempt: context.attempt() };
     let (out, err) = (errand.child.stdout.take(), errand.child.stderr.take());
-    let (mut stdout, mut stderr) = (Kept::default(), Kept::default());
-    let ended = {
+    let (mut stdout, mut stderr) = (Kept::up_to(program.captures), Kept::up_to(program.captures));
+    let (ended, cpu) = {
         let mut reading = std::pin::pin!(join(stdout.read(out), stderr.read(err)).fuse());
-        let ended = loop {
+        loop {
             tokio::select! {
                 biased;
                 () = context.cancelled() => return Err(NodeError::Cancelled.into()),
-                ended = errand.child.wait() => break ended,
+                () = errand.ended(&mut deaths) => break,
                 _ = &mut reading, if !reading.is_terminated() => {}
             }
-        };
+        }
+        let cpu = errand.used();
+        let ended = errand.child.wait().await;
         // Grandchildren that outlived it go with it.
         drop(errand);
         if !reading.is_terminated() {
             let _ = timeout(LAST_WORDS, &mut reading).await;
         }
-        ended
+        (ended, cpu)
     };
     let status = ended.map_err(|e| {
         Error::from(NodeError::ProgramEnded { program: program.name(), status: e.to_string() })
     })?;
-    Ok(Output { status, cut: stdout.cut || stderr.cut, stdout: stdout.bytes, stderr: stderr.bytes })
+    Ok(Output { status, cut: stdout.cut || stderr.cut, stdout: stdout.bytes, stderr: stderr.bytes, cpu })
 }
 
-#[derive(Default)]
+/// The beginning of a stream; the rest is read and thrown away.
 struct Kept {
     bytes: Vec<u8>,
+    most: usize,
     cut: bool,
 }
 
 impl Kept {
+    fn up_to(most: usize) -> Self {
+        Self { bytes: Vec::new(), most, cut: false }
+    }
+
     /// Reads to the end; an error is one.
     async fn read(&mut self, from: Option<impl AsyncRead + Unpin>) {
         let Some(mut from) = from else { return };
         let mut chunk = vec![0; 16 * 1024];
         while let Ok(n @ 1..) = from.read(&mut chunk).await {
-            let room = n.min(MOST_OUTPUT - self.bytes.len());
+            let room = n.min(self.most - self.bytes.len());
             self.bytes.extend_from_slice(&chunk[..room]);
             self.cut |= room < n;
         }
     }
+}
+
+/// Whether a child is dead, or not there: then there is nothing to wait for either.
+fn has_ended(pid: u32) -> bool {
+    let dead = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    !matches!(waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), dead), Ok(WaitStatus::StillAlive))
 }
 
 /// What this process, its children and theirs have used so far, as far as the kernel tells.

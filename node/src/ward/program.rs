@@ -26,6 +26,7 @@ pub struct Program {
     pub(super) stop_signal: Signal,
     pub(super) stops_children: bool,
     pub(crate) output: OutputLimits,
+    pub(super) captures: usize,
     pub(super) probe: Option<Probe>,
 }
 
@@ -57,6 +58,7 @@ impl Program {
             stop_signal: Signal::SIGTERM,
             stops_children: false,
             output: OutputLimits::default(),
+            captures: 16 * 1024 * 1024,
             probe: None,
         }
     }
@@ -126,6 +128,14 @@ impl Program {
     #[must_use]
     pub fn keeps_output(mut self, lines: usize, bytes: usize) -> Self {
         self.output = OutputLimits { lines, bytes };
+        self
+    }
+
+    /// Of what it prints, [`WardContext::run`](crate::WardContext::run) hands back so many bytes of each stream; the
+    /// rest is read and thrown away. By default 16 MiB.
+    #[must_use]
+    pub fn captures(mut self, bytes: usize) -> Self {
+        self.captures = bytes;
         self
     }
 

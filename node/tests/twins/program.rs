@@ -1,6 +1,9 @@
 //! Programs that are run for a request: they end with it, and all they have started with them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{io::AsyncReadExt as _, net::unix::pipe};
 use tonic::Code;
@@ -153,6 +156,24 @@ async fn a_program_that_is_not_there_is_a_clear_error() {
         context.stop();
         let stopped = context.context().run(&wardkeep_node::Program::new("/bin/true")).await.err().unwrap();
         assert_eq!(stopped.kind(), "CANCELLED");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_program_and_its_children_used_is_told_with_its_end() {
+    within(async {
+        let context = wardkeep_node::testing::TestContext::new("w");
+        // A child goes on until the kernel has counted three ticks of it, and the program waits for that.
+        let busy = "while :; do read -r stat </proc/self/stat; set -- $stat; [ ${14} -lt 3 ] || exit 0; done";
+        let sh = |script: String| wardkeep_node::Program::new("/bin/sh").arg("-c").arg(script);
+        let output = context.context().run(&sh(format!("({busy}); exit 0"))).await.unwrap();
+        assert!(output.cpu >= Duration::from_millis(30), "{output:?}");
+        // Its output ends long before it does.
+        let output = context.context().run(&sh(format!("exec >&- 2>&-; ({busy}); exit 0"))).await.unwrap();
+        assert!(output.cpu >= Duration::from_millis(30), "{output:?}");
+        let output = context.context().run(&sh("yes | head -c 100".to_owned()).captures(10)).await.unwrap();
+        assert_eq!((&*output.stdout, output.cut), (&b"y\ny\ny\ny\ny\n"[..], true));
     })
     .await;
 }

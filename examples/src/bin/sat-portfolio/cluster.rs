@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response};
 use wardkeep_client::{Member, Policy, Replicated};
 use wardkeep_examples::{
     pb::{self, SolveReply, SolveRequest, solver_client::SolverClient},
-    sat::{Solver, program},
+    sat::{Solver, processes},
     sat_node::{MOST_REPLY_BYTES, MOST_REQUEST_BYTES},
 };
 use wardkeep_proto::{
@@ -132,7 +132,7 @@ impl Cluster {
     pub(crate) fn groups(&self) -> Vec<(usize, i32)> {
         let pids: Vec<u32> = self.nodes.iter().filter_map(|node| node.pid).collect();
         let at = |pid: u32| self.nodes.iter().position(|node| node.pid == Some(pid));
-        program::groups_of(&pids).into_iter().filter_map(|(pid, group)| Some((at(pid)?, group))).collect()
+        processes::groups_of(&pids).into_iter().filter_map(|(pid, group)| Some((at(pid)?, group))).collect()
     }
 
     /// Waits until all programs of nodes of this machine, and these, are gone. Says when each went, from now.
@@ -143,7 +143,7 @@ impl Cluster {
         left.dedup();
         let mut gone = Vec::new();
         loop {
-            let still = program::left_of(&left);
+            let still = processes::left_of(&left);
             let at = began.elapsed();
             gone.extend(left.extract_if(.., |group| !still.contains(group)).map(|group| (group, at)));
             if left.is_empty() {
