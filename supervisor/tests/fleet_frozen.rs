@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     process::Stdio,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -17,6 +17,7 @@ use std::{
 
 use binary::wardkeep;
 use fleet_support::*;
+use futures_util::future::join_all;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -29,14 +30,17 @@ use tokio::{
     task::JoinSet,
 };
 use tonic::{Request, Response, Status};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use wardkeep::daemon::Supervisor;
-use wardkeep_node::{Node, Ward};
+use wardkeep_client::{HedgeDelay, Member, Policy, Replicated, ResponseExt as _};
+use wardkeep_node::{Node, Ward, WardContext};
 use wardkeep_proto::v1::{
     self, Event, EventKind, Verdict,
     directory_client::DirectoryClient,
     directory_server::{Directory, DirectoryServer},
     operator_client::OperatorClient,
 };
+use wardkeep_steward::Config;
 
 /// From a freeze to the verdict, with the pulses of every 500 ms that are the default.
 const SEEN_WITHIN: Duration = Duration::from_secs(3);
@@ -150,6 +154,155 @@ async fn clients_are_told_of_a_frozen_node_before_it_is_given_up_and_when_it_goe
         view(|member| !member.ready).await;
         node.signal(Signal::SIGCONT);
         view(|member| member.ready && !member.suspected).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_at_a_node_move_on_when_it_is_suspected_and_new_ones_avoid_it() {
+    const CHECK: &str = "/grpc.health.v1.Health/Check";
+    within(async {
+        // No verdict falls while the test lasts; nor is a hedge due.
+        let silence = Duration::from_secs(60);
+        let config = Config { silence_floor: silence, silence_ceiling: silence, ..Config::default() };
+        let sup = supervisor(Supervisor::builder().steward(config)).await;
+        let serve = |name| {
+            let args = ["node", "--name", name, "--listen", "127.0.0.1:0", "--supervisor", &sup.uri];
+            Process(Process::serve(&args).stderr(Stdio::null()).spawn().unwrap())
+        };
+        let (frozen, _other) = (serve("frozen"), serve("other"));
+        let client = || {
+            let delay = HedgeDelay::Fixed(Duration::from_secs(60));
+            Replicated::builder()
+                .directory(&sup.uri, "")
+                .policy_for(CHECK, Policy::Hedged { delay, max_attempts: 2 })
+                .build()
+                .unwrap()
+        };
+        let check = async |channel: &Replicated| {
+            let reply =
+                HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+            reply.winner().unwrap().clone()
+        };
+        let seen = async |channel: &Replicated, fits: fn(&Member) -> bool| {
+            let mut members = channel.members();
+            members
+                .wait_for(|now| now.len() == 2 && now.iter().all(|m| m.name != "frozen" || fits(m)))
+                .await
+                .unwrap();
+        };
+        let known = client();
+        seen(&known, |frozen| frozen.ready && !frozen.suspected).await;
+        // Its rhythm is known.
+        for _ in 0..4 {
+            let before = sup.node("frozen", |_| true).await.last_report_at;
+            sup.node("frozen", |node| node.last_report_at != before).await;
+        }
+        frozen.signal(Signal::SIGSTOP);
+        // They take turns: two at each.
+        let waiting = join_all((0..4).map(|_| check(&known))).await;
+        assert!(waiting.iter().all(|winner| winner.node == "other"), "{waiting:?}");
+        assert!(waiting.iter().any(|winner| winner.attempts == 2), "{waiting:?}");
+        // One that has no bad memories of it asks the other first as well.
+        let fresh = client();
+        seen(&fresh, |frozen| frozen.ready && frozen.suspected).await;
+        for _ in 0..4 {
+            let winner = check(&fresh).await;
+            assert_eq!((winner.node.as_str(), winner.attempts), ("other", 1));
+        }
+        let node = sup.node("frozen", |_| true).await;
+        assert!(node.verdict() == Verdict::Healthy && node.suspected, "{node:?}");
+        frozen.signal(Signal::SIGCONT);
+        seen(&fresh, |frozen| frozen.ready && !frozen.suspected).await;
+        // Well again, it is asked again.
+        while check(&fresh).await.node != "frozen" {}
+    })
+    .await;
+}
+
+/// Whoever is asked first holds its answer, though its caller leaves, until it is told to give it.
+#[derive(Clone, Default)]
+struct Stuck(Arc<(Mutex<Option<bool>>, Condvar)>);
+
+impl Stuck {
+    fn let_go(&self) {
+        *self.0.0.lock().unwrap() = Some(true);
+        self.0.1.notify_all();
+    }
+}
+
+#[tonic::async_trait]
+impl Directory for Stuck {
+    type WatchStream = tokio_stream::Once<Result<v1::DirectoryView, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchDirectoryRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (context, gate) = (WardContext::of(&request).unwrap(), self.0.clone());
+        let first = gate.0.lock().unwrap().is_none();
+        if first {
+            *gate.0.lock().unwrap() = Some(false);
+            let hold = move |_: &WardContext| {
+                let open = gate.0.lock().unwrap();
+                drop(gate.1.wait_timeout_while(open, PATIENCE, |open| *open != Some(true)).unwrap());
+            };
+            context.blocking(hold).await?;
+        }
+        Ok(Response::new(tokio_stream::once(Ok(v1::DirectoryView::default()))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_a_ward_move_on_when_it_is_suspected_and_new_ones_avoid_it() {
+    within(async {
+        let sup = supervisor(quick()).await;
+        let stuck = Stuck::default();
+        let mut nodes = Vec::new();
+        for name in ["a", "b"] {
+            let service = stuck.clone();
+            // Suspected after half of it; the verdict is far away.
+            let ward = Ward::service("w", move |_| DirectoryServer::new(service.clone()))
+                .stall_timeout(Duration::from_secs(8));
+            nodes.push(real_node(attending(&sup, name).ward(ward)).await);
+        }
+        let client = || {
+            let delay = HedgeDelay::Fixed(Duration::from_secs(60));
+            Replicated::builder()
+                .directory(&sup.uri, "wardkeep.v1.Directory")
+                .methods(wardkeep_proto::FILE_DESCRIPTOR_SET)
+                .policy(Policy::Hedged { delay, max_attempts: 2 })
+                .build()
+                .unwrap()
+        };
+        let ask = async |channel: &Replicated| {
+            let mut client = DirectoryClient::new(channel.clone());
+            client.watch(v1::WatchDirectoryRequest::default()).await.unwrap().winner().unwrap().clone()
+        };
+        let suspected = async |channel: &Replicated, how_many: usize| {
+            let ready = |member: &&Member| member.offers.iter().all(|offer| offer.ready);
+            let count = |now: &[Member]| now.iter().filter(|member| member.suspected).count();
+            let mut members = channel.members();
+            members
+                .wait_for(|now| now.iter().filter(ready).count() == 2 && count(now) == how_many)
+                .await
+                .unwrap();
+        };
+        let (known, fresh) = (client(), client());
+        suspected(&known, 0).await;
+        let winner = ask(&known).await;
+        assert_eq!(winner.attempts, 2, "{winner:?}");
+        suspected(&fresh, 1).await;
+        for _ in 0..4 {
+            let now = ask(&fresh).await;
+            assert_eq!((&now.node, now.attempts), (&winner.node, 1));
+        }
+        let fleet = sup.fleet().await;
+        assert!(fleet.wards.iter().all(|w| w.verdict() == Verdict::Healthy && w.restarts == 0), "{fleet:?}");
+        stuck.let_go();
+        suspected(&fresh, 0).await;
+        // Well again, it is asked again.
+        while ask(&fresh).await.node == winner.node {}
     })
     .await;
 }
