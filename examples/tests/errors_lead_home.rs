@@ -114,6 +114,26 @@ async fn the_id_a_caller_holds_leads_to_the_stack_over_all_machines() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_says_again_and_again_is_found_by_the_id_of_the_last() {
+    timeout(Duration::from_secs(30), async {
+        let mut cluster = Cluster::start().await;
+        let at_c = cluster.node("c", trouble()).await;
+        let channel = wardkeep_client::endpoint(&cluster.supervisor).unwrap().connect_lazy();
+        let drain =
+            v1::NodeRequest { node: "c".to_owned(), reason: "a test".to_owned(), ..Default::default() };
+        OperatorClient::new(channel).drain_node(drain).await.unwrap();
+        // Refused as long as it drains, it is asked again some times.
+        let told = client("c", &at_c).make(TroubleRequest::default()).await.unwrap_err();
+        let told = Error::from_status(&told);
+        let record = cluster.look_up(told.id()).await;
+        assert_eq!((record.node.as_str(), record.kind.as_str()), ("c", told.kind()));
+        cluster.stop().await;
+    })
+    .await
+    .expect("the test hangs");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_failure_is_one_group_however_often_it_happens() {
     timeout(Duration::from_secs(30), async {
         let mut cluster = Cluster::start().await;
