@@ -28,7 +28,7 @@ const END: char = '\u{2064}';
 /// Blanks between columns.
 const PADDING: u16 = 2;
 /// The last column is left at least so much room, if it can use it.
-const ROOM: u16 = 8;
+const ROOM: u16 = 6;
 
 /// One cell.
 #[derive(Clone, Debug, Default)]
