@@ -2,6 +2,7 @@
 
 use std::{
     error::Error as StdError,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -49,7 +50,7 @@ pub(crate) struct Call {
     pub(crate) plan: Plan,
     pub(crate) rules: Rules,
     /// Its `attempt` is not used; its `deadline` is the call's.
-    pub(crate) context: RequestContext,
+    pub(crate) context: Arc<RequestContext>,
     /// An ID that no other call has, by which members know its attempts; if it has one.
     pub(crate) id: Option<Uuid>,
     pub(crate) started: Instant,
@@ -131,33 +132,36 @@ pub(crate) async fn run(
     exit: oneshot::Receiver<Exit>,
 ) -> (u32, Option<Verdict>) {
     let span = span(&call, &link, number);
-    let mut context = RequestContext { attempt: number, ..call.context.clone() };
+    let mut context = RequestContext::clone(&call.context);
+    context.attempt = number;
     let mut measure = Measure::start(call.clone(), &link, number);
     let limit = call.attempt_timeout.filter(|_| call.plan.repeatable());
     if let Some(limit) = limit {
         context.deadline = context.deadline.min(measure.started + limit);
     }
+    let context = Arc::new(context);
     let attempt = attempt(&call, link.enter(), &context, measure.request, &progress, &span);
-    let attempt = attempt.instrument(span.clone());
-    let limited = async {
+    // Pinned here, so that what is put around it does not make this future twice as large each time.
+    let attempt = pin!(attempt.instrument(span.clone()));
+    let limited = pin!(async {
         match limit {
             None => attempt.await,
-            Some(limit) => timeout(limit, attempt)
+            Some(limit) => Box::pin(timeout(limit, attempt))
                 .await
                 .unwrap_or_else(|_| AttemptError::TookTooLong { uri: link.peer.uri.clone(), limit }.into()),
         }
-    };
+    });
     // What goes wrong in it is an error of this request.
-    let mut running = std::pin::pin!(context::scope(context.clone(), limited));
+    let mut running = pin!(context::scope(context.clone(), limited));
     let ended = tokio::select! {
         biased;
         verdict = &mut running => Some(verdict),
         Ok(exit) = exit => match exit {
             Exit::Reset => None,
-            Exit::Within(grace) => timeout(grace, running).await.ok(),
+            Exit::Within(grace) => Box::pin(timeout(grace, running)).await.ok(),
             Exit::InBand { answer, ending } => {
                 measure.cut_off();
-                let ended = leave::ended(running, answer, &progress).await;
+                let ended = Box::pin(leave::ended(running, answer, &progress)).await;
                 let attempt = || leave::story(&call, &link, number, measure.started, &progress, ending);
                 leave::account(&call, &link, ended, attempt);
                 None
@@ -268,20 +272,23 @@ async fn attempt(
     span: &Span,
 ) -> Verdict {
     let link = in_flight.link().clone();
-    let mut request = call.template.request(progress.clone());
-    let headers = request.headers_mut();
-    context.write(headers, Instant::now());
-    trace::inject(span, headers);
-    if context.attempt > 1 {
-        headers.insert(PREVIOUS, HeaderValue::from(context.attempt - 1));
-    }
-    if call.rules.tied.is_some() {
-        headers.insert(TIED, HeaderValue::from_static("1"));
-    }
-    if call.rules.equal > 1 {
-        // Compressed answers may differ though they say the same.
-        headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-    }
+    let request = || {
+        let mut request = call.template.request(progress.clone());
+        let headers = request.headers_mut();
+        context.write(headers, Instant::now());
+        trace::inject(span, headers);
+        if context.attempt > 1 {
+            headers.insert(PREVIOUS, HeaderValue::from(context.attempt - 1));
+        }
+        if call.rules.tied.is_some() {
+            headers.insert(TIED, HeaderValue::from_static("1"));
+        }
+        if call.rules.equal > 1 {
+            // Compressed answers may differ though they say the same.
+            headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+        }
+        request
+    };
     let reply = match send(call, &link, request, progress).await {
         Ok(reply) => reply,
         Err(verdict) => return verdict,
@@ -296,7 +303,7 @@ async fn attempt(
 async fn send(
     call: &Call,
     link: &Link,
-    request: http::Request<Body>,
+    request: impl FnOnce() -> http::Request<Body>,
     progress: &Progress,
 ) -> Result<Response<Body>, Verdict> {
     let uri = || link.peer.uri.clone();
@@ -304,7 +311,7 @@ async fn send(
         error: AttemptError::Connect { uri: uri(), cause: why.to_owned() }.into(),
         never_sent: true,
     })?;
-    let mut sending = std::pin::pin!(sender.send(request));
+    let mut sending = pin!(sender.send(request));
     let patience = if call.plan.repeatable() { link.patience() } else { call.allowed };
     let sent = match timeout(patience, &mut sending).await {
         Ok(sent) => sent,

@@ -162,10 +162,14 @@ pub(crate) enum Sender {
 }
 
 impl Sender {
-    pub(crate) async fn send(self, request: http::Request<Body>) -> Result<http::Response<Body>, BoxError> {
+    /// The request is made when it can leave.
+    pub(crate) async fn send(
+        self,
+        request: impl FnOnce() -> http::Request<Body>,
+    ) -> Result<http::Response<Body>, BoxError> {
         match self {
-            Self::Channel(mut channel) => Ok(channel.ready().await?.call(request).await?),
-            Self::Given(mut given) => given.ready().await?.call(request).await,
+            Self::Channel(mut channel) => Ok(channel.ready().await?.call(request()).await?),
+            Self::Given(mut given) => given.ready().await?.call(request()).await,
         }
     }
 }
@@ -385,7 +389,7 @@ impl Link {
             Box::pin(async move {
                 let link = link.ok_or("the member has gone")?;
                 let sender = link.sender().map_err(str::to_owned)?;
-                sender.send(request).await
+                sender.send(|| request).await
             })
         })
     }

@@ -59,7 +59,7 @@ pub(crate) async fn judge(
     if call.rules.tied.is_some() && peer.trusted && head.headers.remove(BEGAN).is_some() {
         progress.begin();
         call.began.notify_one();
-        match late_metadata(peer, &mut head.headers, &mut body).await {
+        match Box::pin(late_metadata(peer, &mut head.headers, &mut body)).await {
             Ok(Begun::Goes(rest)) => read.extend(rest),
             Ok(Begun::Ends(trailers)) => {
                 let framing = Framing::of(&head.headers);

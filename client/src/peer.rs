@@ -20,7 +20,7 @@ const OF_THE_END: [HeaderName; 3] = [
 
 /// Whether the call is made on behalf of somebody else's.
 fn serving() -> bool {
-    context::current().is_some_and(|context| !context.hops.is_empty())
+    context::current().is_some_and(|context| context.has_come())
 }
 
 /// A server as its callers see it.

@@ -4,6 +4,7 @@
 //! ends those that still run, or hands them to [`crate::losers`].
 
 use std::{
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -47,15 +48,8 @@ pub(crate) fn context_of(request: &Request<Body>, default: Duration, now: Instan
         (None, None) => now + default.min(FAR),
     };
     let request_id = text(REQUEST_ID).and_then(|t| Uuid::parse_str(t).ok());
-    RequestContext {
-        request_id: request_id.or(outer.as_ref().map(|c| c.request_id)).unwrap_or_else(Uuid::now_v7),
-        attempt: 1,
-        method: request.uri().path().into(),
-        deadline,
-        hops: outer.as_ref().map(|c| c.hops.clone()).unwrap_or_default(),
-        recorder: outer.as_ref().and_then(|c| c.recorder.clone()),
-        traceparent: outer.and_then(|c| c.traceparent),
-    }
+    let request_id = request_id.or(outer.as_ref().map(|c| c.request_id)).unwrap_or_else(Uuid::now_v7);
+    RequestContext::of_call(outer.as_deref(), request_id, request.uri().path(), deadline)
 }
 
 /// The ID by which members know this call from all others; if it has no other, in its headers. `None` if the
@@ -105,14 +99,17 @@ async fn run(
     let allowed = context.remaining(started);
     let overdue = |attempts| CallError::Deadline { method: method.to_string(), allowed, attempts };
     let (parts, body) = request.into_parts();
-    let prepare = async {
-        let payload = match plan.repeatable() {
-            true => Payload::read(body, shared.max_request_bytes, &method).await?,
-            false => Payload::once(body),
-        };
-        Ok((payload, shared.candidates(&method, plan.repeatable()).await?))
+    // Pinned in a block of its own: what is put around it is not made larger by it, and its room is free after.
+    let prepared = {
+        let prepare = pin!(async {
+            let payload = match plan.repeatable() {
+                true => Payload::read(body, shared.max_request_bytes, &method).await?,
+                false => Payload::once(body),
+            };
+            Ok((payload, shared.candidates(&method, plan.repeatable()).await?))
+        });
+        tokio::time::timeout_at(deadline, prepare).await
     };
-    let prepared = tokio::time::timeout_at(deadline, prepare).await;
     let (payload, order) = prepared.map_err(|_| overdue(Vec::new()))??;
     let level = shared.brakes.call(order.utilisation, plan.policy.width().0);
     let timings = shared.windows.of(&method);
@@ -126,7 +123,7 @@ async fn run(
         template: Template { parts, payload },
         plan,
         rules,
-        context,
+        context: Arc::new(context),
         id,
         started,
         observer: shared.observer.clone(),
@@ -139,7 +136,10 @@ async fn run(
         expired: AtomicBool::new(false),
     };
     let mut field = Field::new(shared.clone(), Arc::new(call), order.links, level, once, started);
-    let ran = tokio::time::timeout_at(deadline, field.run(race)).await;
+    let ran = {
+        let running = pin!(field.run(race));
+        tokio::time::timeout_at(deadline, running).await
+    };
     let result = match ran {
         Ok(Some(reply)) => Ok(reply),
         Ok(None) => {

@@ -122,7 +122,7 @@ pub(crate) struct Passing {
     peer: Arc<Peer>,
     deadline: Pin<Box<Sleep>>,
     allowed: Duration,
-    context: RequestContext,
+    context: Arc<RequestContext>,
     in_flight: Option<InFlight>,
 }
 
@@ -132,7 +132,7 @@ impl Passing {
         rest: Body,
         seen: Framing,
         peer: Arc<Peer>,
-        context: RequestContext,
+        context: Arc<RequestContext>,
         allowed: Duration,
     ) -> Self {
         Self {

@@ -132,7 +132,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let now = Instant::now();
-        let context = race::context_of(&request, self.default_deadline, now);
+        let context = Arc::new(race::context_of(&request, self.default_deadline, now));
         context.write(request.headers_mut(), now);
         let accepted = request.headers().get("grpc-accept-encoding").cloned();
         let allowed = context.remaining(now);
@@ -154,7 +154,7 @@ where
 struct Call {
     peer: Arc<Peer>,
     quiet: bool,
-    context: RequestContext,
+    context: Arc<RequestContext>,
     allowed: Duration,
 }
 

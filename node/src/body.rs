@@ -10,16 +10,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use tokio_util::{
-    sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned},
+    sync::CancellationToken,
     task::{AbortOnDropHandle, task_tracker::TaskTrackerToken},
 };
 use tonic::{Status, body::Body};
@@ -28,6 +29,7 @@ use wardkeep_proto::Error;
 use crate::{
     call::{self, Call},
     calls::Ticket,
+    context::EndOnDrop,
     gate::Pass,
     heart::WorkGuard,
     panics, wellform,
@@ -38,24 +40,40 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a call holds while it lasts; dropping it ends the work and cancels the call's context.
 pub(crate) struct Claim {
-    pub(crate) _cancel: DropGuard,
-    pub(crate) work: Arc<WorkGuard>,
+    pub(crate) _end: EndOnDrop,
+    pub(crate) course: Arc<Course>,
     pub(crate) _pass: Option<Arc<Pass>>,
     pub(crate) _token: TaskTrackerToken,
     pub(crate) _ticket: Option<Ticket>,
 }
 
+/// How a call goes.
+#[derive(Debug)]
+pub(crate) struct Course {
+    pub(crate) work: WorkGuard,
+    /// Its caller went away in the middle of the request.
+    broke_off: AtomicBool,
+}
+
+impl Course {
+    pub(crate) fn new(work: WorkGuard) -> Self {
+        Self { work, broke_off: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn broke_off(&self) -> bool {
+        self.broke_off.load(Relaxed)
+    }
+}
+
 /// A request's body. While the handler waits for more of it, the ward is not what is slow.
 pub(crate) struct Inbound {
     inner: Body,
-    work: Arc<WorkGuard>,
-    broke_off: Arc<AtomicBool>,
+    course: Arc<Course>,
 }
 
 impl Inbound {
-    /// `broke_off` becomes true when the caller goes away in the middle of it.
-    pub(crate) fn new(inner: Body, work: Arc<WorkGuard>, broke_off: Arc<AtomicBool>) -> Self {
-        Self { inner, work, broke_off }
+    pub(crate) fn new(inner: Body, course: Arc<Course>) -> Self {
+        Self { inner, course }
     }
 }
 
@@ -69,13 +87,13 @@ impl http_body::Body for Inbound {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if polled.is_pending() {
-            self.work.pause()
+            self.course.work.pause()
         } else {
-            self.work.resume()
+            self.course.work.resume()
         }
         // An error with details is one of ours, about what the caller sent: it is to be told.
         if matches!(&polled, Poll::Ready(Some(Err(status))) if status.details().is_empty()) {
-            self.broke_off.store(true, Relaxed);
+            self.course.broke_off.store(true, Relaxed);
         }
         polled
     }
@@ -118,8 +136,8 @@ pub(crate) struct CallBody {
     after: Option<Frame<Bytes>>,
     over: bool,
     call: Arc<Call>,
-    deadline: Pin<Box<tokio::time::Sleep>>,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Its deadline, or that it was cut off. Most bodies never wait.
+    limit: Option<BoxFuture<'static, ()>>,
     watch: Option<AbortOnDropHandle<()>>,
 }
 
@@ -133,8 +151,7 @@ impl CallBody {
             next: None,
             after: None,
             over,
-            deadline: Box::pin(tokio::time::sleep_until(call.context.deadline)),
-            cut: Box::pin(call.cut.clone().cancelled_owned()),
+            limit: None,
             watch: None,
             call,
         }
@@ -146,8 +163,8 @@ impl CallBody {
         if self.over {
             return self;
         }
-        let span = self.call.span.clone();
-        let _entered = span.enter();
+        let call = self.call.clone();
+        let _entered = call.span.enter();
         // It is polled again by whoever wants more.
         let cx = &mut Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = self.poll_ward(cx) {
@@ -165,7 +182,7 @@ impl CallBody {
     /// It is the caller's turn. If that takes its time, the rest is let go at the deadline.
     fn await_caller(&mut self) {
         if let Some(held) = lock(&self.held).as_ref() {
-            held.claim.work.pause();
+            held.claim.course.work.pause();
         }
         if !self.over {
             self.watch_over();
@@ -175,7 +192,7 @@ impl CallBody {
     /// Polls the ward's body: contained, within the call's context, its end well-formed.
     fn poll_ward(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
         let polled: Option<Result<Polled, Error>> = lock(&self.held).as_mut().map(|held| {
-            held.claim.work.resume();
+            held.claim.course.work.resume();
             let inner = Pin::new(&mut held.inner);
             let poll = || call::metered(self.call.attempt.as_deref(), || inner.poll_frame(cx));
             self.call.within(|| panics::contain(poll))
@@ -215,7 +232,7 @@ impl CallBody {
     /// time if the caller reads no further.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
         if let Some(held) = lock(&self.held).as_ref() {
-            held.claim.work.renew();
+            held.claim.course.work.renew();
         }
         match self.poll_ward(cx) {
             Poll::Ready(Some(frame)) => self.next = Some(frame),
@@ -261,12 +278,17 @@ impl CallBody {
     }
 }
 
-/// Lets go of a body at the call's deadline, or when it is cut off before.
-async fn let_go_in_time(held: Shared, deadline: Instant, cut: CancellationToken) {
+/// Ends at the call's deadline, or when it is cut off before.
+async fn limit(deadline: Instant, cut: CancellationToken) {
     tokio::select! {
         () = cut.cancelled() => {}
         () = tokio::time::sleep_until(deadline) => {}
     }
+}
+
+/// Lets go of a body then.
+async fn let_go_in_time(held: Shared, deadline: Instant, cut: CancellationToken) {
+    limit(deadline, cut).await;
     loop {
         // Where it is being polled just now, the poll must not be waited for on this thread.
         let taken = match held.try_lock() {
@@ -286,8 +308,8 @@ impl http_body::Body for CallBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
-        let span = this.call.span.clone();
-        let _entered = span.enter();
+        let call = this.call.clone();
+        let _entered = call.span.enter();
         let ready = match this.next.take() {
             Some(frame) => {
                 this.next = this.after.take();
@@ -298,11 +320,8 @@ impl http_body::Body for CallBody {
                 Poll::Ready(Some(frame)) => frame,
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    let cut_off =
-                        this.cut.as_mut().poll(cx).is_ready() || this.deadline.as_mut().poll(cx).is_ready();
-                    if !cut_off {
-                        return Poll::Pending;
-                    }
+                    let limit = || Box::pin(limit(this.call.context.deadline, this.call.cut.clone()));
+                    ready!(this.limit.get_or_insert_with(|| limit()).as_mut().poll(cx));
                     this.cut_off()
                 }
             },

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::{Status, body::Body, server::NamedService};
-use tower::{Service, ServiceExt as _, util::BoxCloneSyncService};
+use tower::Service;
 use tracing::Instrument as _;
 use wardkeep_proto::{
     Error,
@@ -50,7 +50,7 @@ impl Services {
             + 'static,
         S::Future: Send + 'static,
     {
-        self.ways.insert(S::NAME.to_owned(), Way::BuiltIn(BoxCloneSyncService::new(service)));
+        self.ways.insert(S::NAME.to_owned(), Way::BuiltIn(Arc::new(service)));
         self
     }
 
@@ -102,28 +102,27 @@ impl Services {
 
 /// A call to a service of the process itself.
 pub(crate) async fn call(
-    node: &str,
-    ledger: &Ledger,
+    node: Arc<str>,
+    ledger: Ledger,
     service: BoxedService,
     request: Request<Body>,
 ) -> Response<Body> {
     let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
-    context.enter(node, "", 0);
-    context.recorder = Some(ledger.recorder(node.into(), "".into(), 0));
+    context.enter(node.clone(), "", 0);
+    context.recorder = Some(ledger.recorder(node.clone(), "".into(), 0));
     let span =
         tracing::debug_span!("call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
     trace::follow(&span, request.headers());
-    let handler = context::scope(context.clone(), Contained::new(service.oneshot(request)));
+    let handler = context::scope(context.clone(), Contained::new(service.serve(request)));
     match handler.instrument(span.clone()).await {
-        Ok(Ok(mut response)) => {
-            let origin = wellform::Origin { node, ward: "", incarnation: 0, ledger };
+        Ok(mut response) => {
+            let origin = wellform::Origin { node: &node, ward: "", incarnation: 0, ledger: &ledger };
             let adopt = || wellform::headers(response.headers_mut(), origin);
             span.in_scope(|| context::sync_scope(context, adopt));
             response
         }
-        Ok(Err(never)) => match never {},
         Err(panic) => {
-            let panic = panic.at(node, "", 0);
+            let panic = panic.at(&node, "", 0);
             ledger.write(&panic);
             Status::from(panic).into_http()
         }

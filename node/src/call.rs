@@ -5,11 +5,9 @@
 //! out that is not a well-formed error.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,7 +15,6 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use tonic::body::Body;
-use tower::ServiceExt as _;
 use tracing::Instrument as _;
 use wardkeep_proto::{
     Error,
@@ -27,9 +24,9 @@ use wardkeep_proto::{
 };
 
 use crate::{
-    body::{CallBody, Claim, Inbound},
+    body::{CallBody, Claim, Course, Inbound},
     calls::{Attempt, Calls, Ticket},
-    context::{CallParts, Failure, Incarnation, WardContext},
+    context::{CallParts, End, EndOnDrop, Failure, Incarnation, WardContext},
     entrance::{refuse, unbegun},
     error::NodeError,
     gate::{Full, Gate, Pass},
@@ -43,7 +40,7 @@ use crate::{
 /// A call, and where it is served.
 pub(crate) struct Call {
     pub(crate) live: Arc<Live>,
-    pub(crate) context: RequestContext,
+    pub(crate) context: Arc<RequestContext>,
     pub(crate) span: tracing::Span,
     /// Says "too late" to it: its ward's end, or its own.
     pub(crate) cut: CancellationToken,
@@ -69,14 +66,14 @@ impl Presence {
 }
 
 /// Serves a call.
-pub(crate) async fn serve(live: Arc<Live>, calls: &Arc<Calls>, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn serve(live: Arc<Live>, calls: Arc<Calls>, request: Request<Body>) -> Response<Body> {
     let incarnation = live.incarnation.clone();
     let headers = request.headers();
     let mut context = RequestContext::from_headers(request.uri().path(), headers, Instant::now());
     let id = context::call_id(headers, &context);
     let load_of = headers.contains_key(context::REQUEST_ID).then(|| calls.clone());
     let is_tied = headers.get(context::TIED).is_some_and(|value| value == "1");
-    context.enter(&incarnation.home.node, &incarnation.ward, incarnation.number);
+    context.enter(incarnation.home.node.clone(), incarnation.ward.clone(), incarnation.number);
     context.recorder = Some(incarnation.recorder().clone());
     let span = tracing::info_span!("ward.call", otel.name = %context.method, otel.kind = "server",
         rpc.system = "grpc", ward = %incarnation.ward, incarnation = incarnation.number,
@@ -93,7 +90,7 @@ pub(crate) async fn serve(live: Arc<Live>, calls: &Arc<Calls>, request: Request<
     let attempt = ticket.as_ref().map(|ticket| ticket.attempt.clone());
     let presence = Presence { token, ticket };
     let twins = live.twins.clone().filter(|twins| twins.concern(&context.method)).zip(id);
-    let call = Arc::new(Call { live, context, span, cut, attempt, is_tied, load_of });
+    let call = Arc::new(Call { live, context: Arc::new(context), span, cut, attempt, is_tied, load_of });
     if let Some((twins, id)) = twins {
         return Box::pin(twins::serve(twins, call, id, presence, request, is_tied)).await;
     }
@@ -141,7 +138,10 @@ impl Call {
             return Err(self.within(|| self.turned_away()));
         }
         let pass = match &self.live.gate {
-            Some(gate) => Some(Arc::new(self.wait_at(gate).await?)),
+            Some(gate) => Some(Arc::new(match gate.try_enter() {
+                Some(pass) => pass,
+                None => Box::pin(self.wait_at(gate)).await?,
+            })),
             None => None,
         };
         if self.attempt.as_ref().is_some_and(|attempt| !attempt.begin()) {
@@ -168,41 +168,49 @@ impl Call {
     }
 
     /// Has the ward answer.
-    pub(crate) async fn handle(
+    pub(crate) fn handle(
         self: Arc<Self>,
         pass: Option<Arc<Pass>>,
         presence: Presence,
         request: Request<Body>,
-    ) -> Response<Body> {
+    ) -> impl Future<Output = Response<Body>> + Send + use<> {
         let incarnation = self.incarnation();
-        let cancel = self.cut.child_token();
-        let work = Arc::new(incarnation.heart.work());
-        let parts = CallParts {
+        let course = Arc::new(Course::new(incarnation.heart.work()));
+        let parts = Arc::new(CallParts {
             request: self.context.clone(),
-            cancel: cancel.clone(),
+            end: End::new(self.cut.clone()),
             attempt: self.attempt.clone(),
             pass: pass.as_ref().map(Arc::downgrade).unwrap_or_default(),
-        };
+        });
         let claim = Claim {
-            _cancel: cancel.drop_guard(),
-            work: work.clone(),
+            _end: EndOnDrop(parts.clone()),
+            course: course.clone(),
             _pass: pass,
             _token: presence.token,
             _ticket: presence.ticket,
         };
-        let broke_off = Arc::new(AtomicBool::new(false));
-        let mut request = request.map(|body| Body::new(Inbound::new(body, work, broke_off.clone())));
+        let mut request = request.map(|body| Body::new(Inbound::new(body, course)));
         request.extensions_mut().insert(WardContext::of_call(incarnation.clone(), parts));
         let handler = Metered {
-            inner: Contained::new(self.live.service.clone().oneshot(request)),
+            inner: Contained::new(self.live.service.serve(request)),
             attempt: self.attempt.clone(),
         };
+        // Not an `async fn`, which would keep room for the request as long as it lasts.
+        self.await_answer(handler, claim)
+    }
+
+    async fn await_answer(
+        self: Arc<Self>,
+        handler: impl Future<Output = Result<Response<Body>, Error>>,
+        claim: Claim,
+    ) -> Response<Body> {
+        let incarnation = self.incarnation();
         // All of it within the request's scope: whatever error is made here knows the way it came.
         let guarded = context::scope(self.context.clone(), async {
             tokio::select! {
                 biased;
                 // First: one that heard that it was cancelled may have an answer of its own to that.
-                () = self.cut.cancelled() => Err(self.cut_off()),
+                () = self.cut_already() => Err(self.cut_off()),
                 answered = handler => {
                     // The fence: an incarnation that was left behind has no say any more, whatever it answers.
                     if incarnation.abort().is_cancelled() {
@@ -211,29 +219,29 @@ impl Call {
                     }
                     answered
                 }
+                () = self.cut.cancelled() => Err(self.cut_off()),
                 () = tokio::time::sleep_until(self.context.deadline) => Err(self.cut_off()),
             }
         });
         match guarded.instrument(self.span.clone()).await {
             // Nobody waits for the answer, which is only that the request was not whole: no bug of the ward.
-            Ok(Ok(response)) if broke_off.load(Relaxed) => {
+            Ok(response) if claim.course.broke_off() => {
                 panics::discard(response);
                 let mut response = refuse(NodeError::Cancelled.into());
                 sign(response.headers_mut(), incarnation);
                 response
             }
-            Ok(Ok(response)) => {
+            Ok(response) => {
                 let (mut head, body) = response.into_parts();
-                let adopt = || wellform::headers(&mut head.headers, incarnation.origin());
-                self.span.in_scope(|| context::sync_scope(self.context.clone(), adopt));
                 if head.headers.contains_key("grpc-status") {
+                    let adopt = || wellform::headers(&mut head.headers, incarnation.origin());
+                    self.span.in_scope(|| self.within(adopt));
                     self.seal(&mut head.headers);
                 }
                 sign(&mut head.headers, incarnation);
                 let body = CallBody::new(body, claim, self.clone());
                 Response::from_parts(head, Body::new(if self.is_tied { body.read_now() } else { body }))
             }
-            Ok(Err(never)) => match never {},
             Err(error) => {
                 drop(claim);
                 self.fail(error)
@@ -291,6 +299,11 @@ impl Call {
         context::sync_scope(self.context.clone(), work)
     }
 
+    /// Completes at once if it is cut off, without a place among those who wait for that: most handlers answer at once.
+    async fn cut_already(&self) {
+        poll_fn(|_| if self.cut.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     pub(crate) fn is_cut(&self) -> bool {
         self.cut.is_cancelled() || Instant::now() >= self.context.deadline
     }
@@ -346,12 +359,9 @@ fn stopped(incarnation: &Incarnation) -> Error {
 pub(crate) fn sign(headers: &mut HeaderMap, incarnation: &Incarnation) {
     // A handler may pass on what another node said to it: that was about another call.
     headers.remove(context::REFUSED);
-    for (key, value) in [(context::NODE, &incarnation.home.node), (context::WARD, &incarnation.ward)] {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(key, value);
-        }
+    for (key, value) in incarnation.signature() {
+        headers.insert(key.clone(), value.clone());
     }
-    headers.insert(context::INCARNATION, HeaderValue::from(incarnation.number));
 }
 
 /// A handler whose time is measured, if somebody may ask for it.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderName, HeaderValue};
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::{
     sync::CancellationToken,
@@ -78,6 +79,7 @@ struct Parts {
     abort: CancellationToken,
     work: TaskTracker,
     recorder: Recorder,
+    signature: Vec<(HeaderName, HeaderValue)>,
     failure: OnceLock<Failure>,
     failed: Notify,
     status: Mutex<String>,
@@ -125,6 +127,7 @@ impl Incarnation {
                 abort: CancellationToken::new(),
                 work: TaskTracker::new(),
                 recorder: ledger.recorder(node.clone(), self.ward.clone(), self.number),
+                signature: self.sign(),
                 failure: OnceLock::new(),
                 failed: Notify::new(),
                 status: Mutex::default(),
@@ -181,6 +184,23 @@ impl Incarnation {
     /// Takes down errors that its calls run into.
     pub(crate) fn recorder(&self) -> &Recorder {
         &self.parts().recorder
+    }
+
+    /// What its replies say of who answered.
+    pub(crate) fn signature(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.parts().signature
+    }
+
+    fn sign(&self) -> Vec<(HeaderName, HeaderValue)> {
+        let text = |text: &str| HeaderValue::from_str(text).ok();
+        [
+            (context::NODE, text(&self.home.node)),
+            (context::WARD, text(&self.ward)),
+            (context::INCARNATION, Some(HeaderValue::from(self.number))),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect()
     }
 
     pub(crate) fn set_status(&self, status: String) {
@@ -258,12 +278,54 @@ pub struct WardContext {
 /// What a context knows of its call.
 #[derive(Debug)]
 pub(crate) struct CallParts {
-    pub(crate) request: RequestContext,
-    pub(crate) cancel: CancellationToken,
+    pub(crate) request: Arc<RequestContext>,
+    pub(crate) end: End,
     /// Whose cost is kept account of, if it is.
     pub(crate) attempt: Option<Arc<Attempt>>,
     /// Its place in its ward, while it has one.
     pub(crate) pass: Weak<Pass>,
+}
+
+/// The news that a call is over, or cut off. Few handlers ask for it: its token is made when one does.
+#[derive(Debug)]
+pub(crate) struct End {
+    cut: CancellationToken,
+    over: AtomicBool,
+    token: OnceLock<CancellationToken>,
+}
+
+impl End {
+    /// `cut` may end it early.
+    pub(crate) fn new(cut: CancellationToken) -> Self {
+        Self { cut, over: AtomicBool::new(false), token: OnceLock::new() }
+    }
+
+    fn token(&self) -> &CancellationToken {
+        let token = self.token.get_or_init(|| self.cut.child_token());
+        // Who ends it looks for a token after having said so: one of both sees the other.
+        if self.over.load(SeqCst) {
+            token.cancel();
+        }
+        token
+    }
+
+    fn has_come(&self) -> bool {
+        self.over.load(SeqCst) || self.cut.is_cancelled()
+    }
+}
+
+/// Dropping it ends the call.
+#[derive(Debug)]
+pub(crate) struct EndOnDrop(pub(crate) Arc<CallParts>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        let end = &self.0.end;
+        end.over.store(true, SeqCst);
+        if let Some(token) = end.token.get() {
+            token.cancel();
+        }
+    }
 }
 
 impl WardContext {
@@ -271,8 +333,8 @@ impl WardContext {
         Self { incarnation, call: None }
     }
 
-    pub(crate) fn of_call(incarnation: Arc<Incarnation>, call: CallParts) -> Self {
-        Self { incarnation, call: Some(Arc::new(call)) }
+    pub(crate) fn of_call(incarnation: Arc<Incarnation>, call: Arc<CallParts>) -> Self {
+        Self { incarnation, call: Some(call) }
     }
 
     pub(crate) fn attempt(&self) -> Option<Arc<Attempt>> {
@@ -312,7 +374,7 @@ impl WardContext {
 
     /// The request being served, within a call.
     pub fn request(&self) -> Option<&RequestContext> {
-        self.call.as_ref().map(|call| &call.request)
+        self.call.as_ref().map(|call| &*call.request)
     }
 
     /// Time left until the caller stops waiting, within a call.
@@ -323,13 +385,13 @@ impl WardContext {
     /// Outside calls: cancelled when the ward is to stop. Within a call: when nobody waits for it any
     /// more, or when its ward has stopped and the grace for calls in progress is over.
     pub fn cancellation(&self) -> &CancellationToken {
-        self.call.as_ref().map_or_else(|| self.incarnation.stop_token(), |call| &call.cancel)
+        self.call.as_ref().map_or_else(|| self.incarnation.stop_token(), |call| call.end.token())
     }
 
     /// Waits until it is cancelled.
     pub async fn cancelled(&self) {
         match &self.call {
-            Some(call) => call.cancel.cancelled().await,
+            Some(call) => call.end.token().cancelled().await,
             None => self.incarnation.stopped().await,
         }
     }
@@ -357,7 +419,7 @@ impl WardContext {
     /// Whether there is no point in going on.
     pub fn is_cancelled(&self) -> bool {
         match &self.call {
-            Some(call) => call.cancel.is_cancelled() || self.remaining() == Some(Duration::ZERO),
+            Some(call) => call.end.has_come() || self.remaining() == Some(Duration::ZERO),
             None => self.incarnation.is_stopped(),
         }
     }
@@ -424,8 +486,8 @@ impl WardContext {
             let _entered = span.enter();
             // The error of a panic is made within the request's scope: it knows the way it came.
             let run = || panics::contain(|| metered(context.attempt().as_deref(), || work(&context)));
-            match context.request().cloned() {
-                Some(request) => context::sync_scope(request, run),
+            match &context.call {
+                Some(call) => context::sync_scope(call.request.clone(), run),
                 None => run(),
             }
         });

@@ -13,7 +13,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures_util::future::BoxFuture;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Map, ready},
+};
 use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tonic::{Status, body::Body};
@@ -69,32 +72,33 @@ impl Entrance {
         Self { audience, ..self }
     }
 
-    async fn answer(self, request: Request<Body>) -> Response<Body> {
+    /// Not an `async fn`, which would keep room for the request on each of its levels.
+    fn answer(self, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let path = request.uri().path();
         let service = path.strip_prefix('/').and_then(|p| p.rsplit_once('/')).map(|(service, _)| service);
         let way = self.ways.load().get(service.unwrap_or_default()).cloned();
         match way {
-            Some(Way::BuiltIn(service)) => built_in::call(&self.node, &self.ledger, service, request).await,
-            Some(Way::Ward(route)) => self.call_ward(&route, request).await,
+            Some(Way::BuiltIn(service)) => Box::pin(built_in::call(self.node, self.ledger, service, request)),
+            Some(Way::Ward(route)) => self.call_ward(&route, request),
             None => {
                 let refusal = NodeError::NoSuchService {
                     node: self.node.to_string(),
                     service: service.unwrap_or(path).to_owned(),
                 };
-                self.refuse(refusal, "", &request)
+                Box::pin(ready(self.refuse(refusal, "", &request)))
             }
         }
     }
 
-    async fn call_ward(&self, route: &Route, request: Request<Body>) -> Response<Body> {
+    fn call_ward(self, route: &Route, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let refusal = if self.draining.load(Relaxed) {
             NodeError::Draining(self.node.to_string())
         } else if let Some(live) = route.current.load_full() {
-            return call::serve(live, &self.calls, request).await;
+            return Box::pin(call::serve(live, self.calls, request));
         } else {
             NodeError::WardNotRunning { ward: route.ward.to_string(), state: "between two incarnations" }
         };
-        self.refuse(refusal, &route.ward, &request)
+        Box::pin(ready(self.refuse(refusal, &route.ward, &request)))
     }
 
     /// No ward sees this call. The refusal is logged, so that its ID leads somewhere.
@@ -102,7 +106,7 @@ impl Entrance {
     fn refuse(&self, refusal: NodeError, ward: &str, request: &Request<Body>) -> Response<Body> {
         let mut context =
             RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
-        context.enter(&self.node, ward, 0);
+        context.enter(self.node.clone(), ward, 0);
         let error = context::sync_scope(context, || Error::from(refusal).at(&self.node, ward, 0));
         self.ledger.write(&error);
         unbegun(refuse(error))
@@ -123,7 +127,8 @@ pub(crate) fn unbegun(mut refusal: Response<Body>) -> Response<Body> {
 impl Service<Request<Body>> for Entrance {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future =
+        Map<BoxFuture<'static, Response<Body>>, fn(Response<Body>) -> Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -131,12 +136,12 @@ impl Service<Request<Body>> for Entrance {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let this = self.clone();
-        let audience = self.audience;
-        Box::pin(async move {
-            Ok(match audience {
-                Audience::Trusted => this.answer(request).await,
-                Audience::Untrusted => audience::veil(this.answer(audience::doubt(request)).await),
-            })
-        })
+        match self.audience {
+            Audience::Trusted => this.answer(request).map(Ok as fn(_) -> _),
+            Audience::Untrusted => {
+                let covered: fn(_) -> _ = |answer| Ok(audience::veil(answer));
+                this.answer(audience::doubt(request)).map(covered)
+            }
+        }
     }
 }

@@ -71,14 +71,18 @@ impl Gate {
         Self { permits, limit, queue, waiting: AtomicUsize::new(0), stay: AtomicU64::new(0), meter }
     }
 
+    /// If it is its turn at once. While somebody waits it is not: nobody is overtaken.
+    pub(crate) fn try_enter(self: &Arc<Self>) -> Option<Pass> {
+        Some(self.pass(self.permits.clone().try_acquire_owned().ok()?))
+    }
+
     /// Waits for its turn.
     ///
     /// # Errors
     /// As many as may wait do so.
     pub(crate) async fn enter(self: &Arc<Self>) -> Result<Pass, Full> {
-        // While somebody waits there is nothing to be had here: nobody is overtaken.
-        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            return Ok(self.pass(permit));
+        if let Some(pass) = self.try_enter() {
+            return Ok(pass);
         }
         let room = |waiting: usize| (waiting < self.queue).then_some(waiting + 1);
         if self.waiting.fetch_update(Relaxed, Relaxed, room).is_err() {

@@ -1,10 +1,14 @@
 //! What a request carries from hop to hop: its ID, which attempt this is, the time that is left,
 //! and where it came from in the trace. Data that decorates; nothing here steers behaviour.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{Cursor, Write as _},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
 use tokio::time::Instant;
@@ -70,10 +74,28 @@ pub struct RequestContext {
     pub deadline: Instant,
     /// W3C traceparent as it came.
     pub traceparent: Option<Arc<str>>,
-    /// The way it has come, outermost first; within a ward, the ward's own hop is the last.
-    pub hops: Arc<[v1::Hop]>,
     /// Where errors that arise on its way are written down; nowhere but in the log if `None`.
     pub recorder: Option<Recorder>,
+    way: Arc<Way>,
+}
+
+/// The way a request has come. It is wanted when something goes wrong and when a call is made, which is rare: until
+/// then it is kept as it came.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    came: Option<HeaderValue>,
+    here: Option<Here>,
+    /// As it is written into the headers of calls.
+    onward: OnceLock<Option<HeaderValue>>,
+}
+
+/// Where it is served.
+#[derive(Clone, Debug)]
+struct Here {
+    node: Arc<str>,
+    ward: Arc<str>,
+    incarnation: u64,
+    entered_at: DateTime<Utc>,
 }
 
 /// Takes down errors for whoever wants to look them up: a node gives its own to the calls it serves.
@@ -113,27 +135,58 @@ impl RequestContext {
             method: method.into(),
             deadline: now + text(&GRPC_TIMEOUT).and_then(parse_timeout).unwrap_or(DEFAULT_DEADLINE),
             traceparent: text(&TRACEPARENT).filter(|t| is_traceparent(t)).map(Into::into),
-            hops: read_hops(headers).into(),
             recorder: None,
+            way: Arc::new(Way { came: headers.get(&HOPS).cloned(), ..Default::default() }),
+        }
+    }
+
+    /// That of a call made while `outer` is served: it has come the same way, is part of the same trace, and its errors
+    /// are written down where the others are.
+    pub fn of_call(outer: Option<&Self>, request_id: Uuid, method: &str, deadline: Instant) -> Self {
+        Self {
+            request_id,
+            attempt: 1,
+            method: method.into(),
+            deadline,
+            traceparent: outer.and_then(|outer| outer.traceparent.clone()),
+            recorder: outer.and_then(|outer| outer.recorder.clone()),
+            way: outer.map(|outer| outer.way.clone()).unwrap_or_default(),
         }
     }
 
     /// The request has reached a ward: errors that arise from here on say so.
-    pub fn enter(&mut self, node: &str, ward: &str, incarnation: u64) {
-        let mut hops = self.hops.to_vec();
+    pub fn enter(&mut self, node: impl Into<Arc<str>>, ward: impl Into<Arc<str>>, incarnation: u64) {
+        let before = self.way.here.is_some().then(|| write_hops(self.hops()));
+        let here = Here { node: node.into(), ward: ward.into(), incarnation, entered_at: Utc::now() };
+        let way = Arc::make_mut(&mut self.way);
+        way.came = before.unwrap_or_else(|| way.came.take());
+        way.here = Some(here);
+        way.onward = OnceLock::new();
+    }
+
+    /// The way it has come, outermost first; within a ward, the ward's own hop is the last. What cannot be read is no
+    /// way at all.
+    pub fn hops(&self) -> Vec<v1::Hop> {
+        let mut hops = self.way.came.as_ref().map(read_hops).unwrap_or_default();
+        let Some(here) = &self.way.here else { return hops };
         if hops.len() >= MOST_HOPS {
             hops.remove(MOST_HOPS / 2);
         }
         hops.push(v1::Hop {
             method: self.method.to_string(),
             machine: machine_name().to_owned(),
-            node: node.to_owned(),
-            ward: ward.to_owned(),
-            incarnation,
-            entered_at: Some(timestamp(Utc::now())),
+            node: here.node.to_string(),
+            ward: here.ward.to_string(),
+            incarnation: here.incarnation,
+            entered_at: Some(timestamp(here.entered_at)),
             ..Default::default()
         });
-        self.hops = hops.into();
+        hops
+    }
+
+    /// Whether it has come from somewhere, or is being served.
+    pub fn has_come(&self) -> bool {
+        self.way.here.is_some() || !self.hops().is_empty()
     }
 
     /// Time left; zero once the deadline has passed.
@@ -155,8 +208,8 @@ impl RequestContext {
         }
         headers.insert(ATTEMPT, HeaderValue::from(self.attempt));
         headers.insert(GRPC_TIMEOUT, format_timeout(self.remaining(now)));
-        if let Some(hops) = write_hops(&self.hops) {
-            headers.insert(HOPS, hops);
+        if let Some(hops) = self.way.onward.get_or_init(|| write_hops(self.hops())) {
+            headers.insert(HOPS, hops.clone());
         }
     }
 }
@@ -169,12 +222,12 @@ fn id(headers: &HeaderMap, name: &HeaderName) -> Option<Uuid> {
 /// it may share: calls made while serving a request have the request's, and need one of their own ([`CALL_ID`]).
 pub fn call_id(headers: &HeaderMap, context: &RequestContext) -> Option<Uuid> {
     let request = id(headers, &REQUEST_ID)?;
-    id(headers, &CALL_ID).or_else(|| (context.hops.len() <= 1).then_some(request))
+    id(headers, &CALL_ID).or_else(|| (context.hops().len() <= 1).then_some(request))
 }
 
 /// Whoever calls without being called itself is the first hop.
-fn write_hops(hops: &[v1::Hop]) -> Option<HeaderValue> {
-    let mut path = v1::Path { hops: hops.to_vec() };
+fn write_hops(hops: Vec<v1::Hop>) -> Option<HeaderValue> {
+    let mut path = v1::Path { hops };
     if path.hops.is_empty() {
         let machine = machine_name().to_owned();
         path.hops.push(v1::Hop { machine, entered_at: Some(timestamp(Utc::now())), ..Default::default() });
@@ -186,10 +239,9 @@ fn write_hops(hops: &[v1::Hop]) -> Option<HeaderValue> {
     (text.len() <= MOST_HOPS_BYTES).then(|| HeaderValue::try_from(text).ok()).flatten()
 }
 
-/// What cannot be read is no way at all. Only what a hop has is taken over, within bounds: the
-/// header comes from a peer.
-fn read_hops(headers: &HeaderMap) -> Vec<v1::Hop> {
-    let text = headers.get(HOPS).map(HeaderValue::as_bytes).filter(|text| text.len() <= MOST_HOPS_BYTES);
+/// Only what a hop has is taken over, within bounds: the header comes from a peer.
+fn read_hops(header: &HeaderValue) -> Vec<v1::Hop> {
+    let text = Some(header.as_bytes()).filter(|text| text.len() <= MOST_HOPS_BYTES);
     let bytes = text.and_then(|text| STANDARD_NO_PAD.decode(text).ok()).unwrap_or_default();
     let Ok(path) = v1::Path::decode(bytes.as_slice()) else { return Vec::new() };
     path.hops.into_iter().take(MOST_HOPS).collect()
@@ -200,22 +252,25 @@ fn is_traceparent(text: &str) -> bool {
 }
 
 tokio::task_local! {
-    static CURRENT: RequestContext;
+    static CURRENT: Arc<RequestContext>;
 }
 
 /// The request being served by this task, if it serves one.
-pub fn current() -> Option<RequestContext> {
+pub fn current() -> Option<Arc<RequestContext>> {
     CURRENT.try_with(Clone::clone).ok()
 }
 
 /// Runs a future as part of serving this request: what it calls inherits ID and deadline.
-pub fn scope<F: Future>(context: RequestContext, future: F) -> impl Future<Output = F::Output> {
-    CURRENT.scope(context, future)
+pub fn scope<F: Future>(
+    context: impl Into<Arc<RequestContext>>,
+    future: F,
+) -> impl Future<Output = F::Output> {
+    CURRENT.scope(context.into(), future)
 }
 
 /// Runs a closure as part of serving this request.
-pub fn sync_scope<T>(context: RequestContext, work: impl FnOnce() -> T) -> T {
-    CURRENT.sync_scope(context, work)
+pub fn sync_scope<T>(context: impl Into<Arc<RequestContext>>, work: impl FnOnce() -> T) -> T {
+    CURRENT.sync_scope(context.into(), work)
 }
 
 /// Reads gRPC's timeout header: at most eight digits and a unit (`H M S m u n`).
@@ -247,7 +302,11 @@ pub fn format_timeout(timeout: Duration) -> HeaderValue {
         (u128::from(timeout.as_secs() / 60), 'M'),
     ];
     let (n, unit) = units.into_iter().find(|(n, _)| *n <= MOST).unwrap_or((MOST, 'M'));
-    HeaderValue::from_str(&format!("{n}{unit}")).unwrap_or(HeaderValue::from_static("30S"))
+    // Eight digits and the unit.
+    let mut text = Cursor::new([0; 9]);
+    let _ = write!(text, "{n}{unit}");
+    let length = usize::try_from(text.position()).unwrap_or_default();
+    HeaderValue::from_bytes(&text.get_ref()[..length]).unwrap_or(HeaderValue::from_static("30S"))
 }
 
 #[cfg(test)]
@@ -311,11 +370,11 @@ mod tests {
         let mut headers = HeaderMap::new();
         for n in 0..20 {
             let mut context = RequestContext::from_headers("/a.B/C", &headers, now);
-            context.enter(&format!("node-{n}"), "ward", n);
+            context.enter(format!("node-{n}"), "ward", n);
             headers = HeaderMap::new();
             context.write(&mut headers, now);
         }
-        let hops = RequestContext::from_headers("/a.B/C", &headers, now).hops;
+        let hops = RequestContext::from_headers("/a.B/C", &headers, now).hops();
         assert!(hops.len() <= MOST_HOPS, "{}", hops.len());
         assert_eq!(hops.first().unwrap().node, "node-0");
         assert_eq!(hops.last().unwrap().node, "node-19");
@@ -326,7 +385,7 @@ mod tests {
         for text in ["%%%", "AAAA", &"A".repeat(5_000)] {
             let mut headers = HeaderMap::new();
             headers.insert(HOPS, text.parse().unwrap());
-            assert!(RequestContext::from_headers("/a.B/C", &headers, Instant::now()).hops.is_empty());
+            assert!(RequestContext::from_headers("/a.B/C", &headers, Instant::now()).hops().is_empty());
         }
     }
 }

@@ -41,7 +41,7 @@ pub fn inject(span: &Span, headers: &mut HeaderMap) {
     let cx = span.context();
     if cx.span().span_context().is_valid() {
         global::get_text_map_propagator(|p| p.inject_context(&cx, &mut Headers(headers)));
-    } else if let Some(parent) = context::current().and_then(|c| c.traceparent)
+    } else if let Some(parent) = context::current().and_then(|c| c.traceparent.clone())
         && let Ok(value) = HeaderValue::from_str(&parent)
     {
         headers.insert(TRACEPARENT, value);

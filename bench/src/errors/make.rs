@@ -88,7 +88,7 @@ pub fn parts(rounds: usize) -> Table {
     let contestants = vec![
         deep_in_a_request(IN_A_REQUEST, || Error::from(shelf_full())),
         deep_in_a_request(STACK, Frames::capture),
-        deep_in_a_request("the hops it came by, cloned", || current().map(|it| it.hops.to_vec())),
+        deep_in_a_request("the hops it came by", || current().map(|it| it.hops())),
         deep_in_a_request(ID, || uuid::Uuid::now_v7().to_string()),
         deep_in_a_request("the time", chrono::Utc::now),
         deep_in_a_request(GROUP, move || group_hash(&group)),

@@ -23,10 +23,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::watch;
 use tonic::{body::Body, server::NamedService};
-use tower::{Service, util::BoxCloneSyncService};
+use tower::{Service, ServiceExt as _};
 use wardkeep_proto::{Error, v1};
 use wardkeep_steward::{Restart, WardSpec};
 
@@ -42,7 +42,25 @@ use crate::{
     twins::Twins,
 };
 
-pub(crate) type BoxedService = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Infallible>;
+/// A tonic server of any type: each call gets a clone of it.
+pub(crate) trait Serve: Send + Sync {
+    fn serve(&self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
+}
+
+impl<S> Serve for S
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    fn serve(&self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        Box::pin(self.clone().oneshot(request).map(|answer| answer.unwrap_or_else(|never| match never {})))
+    }
+}
+
+pub(crate) type BoxedService = Arc<dyn Serve>;
 type ServiceFactory = Arc<dyn Fn(WardContext) -> BoxedService + Send + Sync>;
 type TaskFactory = Arc<dyn task::Launch>;
 
@@ -122,7 +140,7 @@ impl Ward {
             + 'static,
         S::Future: Send + 'static,
     {
-        let factory: ServiceFactory = Arc::new(move |context| BoxCloneSyncService::new(factory(context)));
+        let factory: ServiceFactory = Arc::new(move |context| Arc::new(factory(context)));
         let (names, terms) = ([S::NAME.to_owned()].into(), Terms::default());
         Self::new(
             name,

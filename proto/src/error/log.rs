@@ -54,7 +54,7 @@ impl Error {
     /// its ID can be looked up. For errors that do not themselves leave through that node.
     pub fn record(&self) {
         self.log();
-        if let Some(recorder) = crate::context::current().and_then(|context| context.recorder) {
+        if let Some(recorder) = crate::context::current().and_then(|context| context.recorder.clone()) {
             recorder.write(self);
         }
     }

@@ -159,7 +159,7 @@ impl Error {
             trace_id: crate::trace::current_trace_id()
                 .or_else(|| current.as_ref().and_then(|c| c.trace_id().map(str::to_owned)))
                 .unwrap_or_default(),
-            hops: here(current.as_ref(), site),
+            hops: here(current.as_deref(), site),
             ..Default::default()
         };
         Self::of(record)
@@ -326,7 +326,7 @@ fn plain_words(code: Code) -> &'static str {
 
 /// The way of the request being served, the place where the error arose at its end.
 fn here(current: Option<&RequestContext>, site: v1::Site) -> Vec<v1::Hop> {
-    let mut hops = current.map(|context| context.hops.to_vec()).unwrap_or_default();
+    let mut hops = current.map(RequestContext::hops).unwrap_or_default();
     if hops.is_empty() {
         let method = current.map(|context| context.method.to_string()).unwrap_or_default();
         hops.push(v1::Hop { machine: machine_name().to_owned(), method, ..Default::default() });

@@ -378,7 +378,7 @@ mod tests {
         headers.insert(context::HOPS, text.parse().unwrap());
         let now = tokio::time::Instant::now();
         let context = context::RequestContext::from_headers("/a.B/C", &headers, now);
-        assert_eq!(context.hops.len(), 2);
+        assert_eq!(context.hops().len(), 2);
         let error = context::sync_scope(context, || Bug::because("x"));
         assert_eq!(Error::from_status(&error.clone().into()).id(), error.id());
     }

@@ -51,7 +51,7 @@ pub fn headers(pairs: &Headers) {
     context.write(&mut written, now);
     let next = RequestContext::from_headers("/a.B/C", &written, now);
     assert_eq!((next.request_id, next.attempt), (context.request_id, context.attempt));
-    assert!(next.deadline <= context.deadline && next.hops.len() <= 8);
+    assert!(next.deadline <= context.deadline && next.hops().len() <= 8);
 
     // What arises on the way that a caller claims to have come.
     passes(&sync_scope(context.clone(), || Bug::because("x")));

@@ -171,7 +171,7 @@ fn who_and_why(reason: &str, actor: &str) -> (Cause, String) {
     tame::id(&mut actor);
     let asked = if actor.is_empty() { "an operator".to_owned() } else { format!("{actor} asked for it") };
     let reason = if reason.is_empty() { asked } else { format!("{asked}: {reason}") };
-    let traceparent = context::current().and_then(|c| c.traceparent);
+    let traceparent = context::current().and_then(|c| c.traceparent.clone());
     (Cause { reason, traceparent, ..Cause::default() }, actor)
 }
 
