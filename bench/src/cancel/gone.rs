@@ -44,6 +44,7 @@ pub fn table(rounds: usize) -> Table {
         let restraint = Restraint::default().step_down(false).withdraw_in_band(in_band);
         ours.restraint(restraint).build().expect("a channel")
     });
+    [&ours, &reset].into_iter().for_each(|channel| runtime.block_on(acquaint(channel)));
     let gone = std::cell::RefCell::new(&mut gone);
     let contestants = vec![
         Contestant::new(NAIVE, || {
@@ -60,6 +61,13 @@ pub fn table(rounds: usize) -> Table {
     drop((ours, reset));
     runtime.block_on(stage.stop());
     table
+}
+
+/// Has both members answer once. One that never did may be a stranger, who takes many cancels for an attack.
+async fn acquaint(channel: &Replicated) {
+    while channel.stats().wins.values().filter(|wins| **wins > 0).count() < 2 {
+        ask(channel.clone(), vec![1]).await.expect("an answer");
+    }
 }
 
 type Gone = mpsc::UnboundedReceiver<Instant>;
@@ -95,10 +103,14 @@ impl Stage {
                 Ok(vec![7; 100])
             }
         });
-        let slow = Ask::new(move |_| {
-            let (loser, begun) = (Loser(gone.clone()), begun.clone());
+        let slow = Ask::new(move |question| {
+            let (gone, begun) = (gone.clone(), begun.clone());
             async move {
-                let _loser = loser;
+                // As the other.
+                if !question.is_empty() {
+                    return Ok(vec![7; 100]);
+                }
+                let _loser = Loser(gone);
                 begun.notify_one();
                 std::future::pending().await
             }
