@@ -190,9 +190,9 @@ async fn a_call_tells_where_it_comes_from_and_what_time_is_left() {
     let call = context::scope(outer.clone(), client.check(request));
     let status = within(call).await.unwrap_err();
     let told = RequestContext::from_headers("/x", &asked.lock().unwrap(), now);
-    assert_eq!((told.request_id, told.hops.len()), (outer.request_id, 1));
+    assert_eq!((told.request_id, told.hops().len()), (outer.request_id, 1));
     assert!(told.deadline <= outer.deadline, "no longer than the request it serves");
-    assert_eq!((told.hops[0].node.as_str(), told.hops[0].incarnation), ("node-1", 3));
+    assert_eq!((told.hops()[0].node.as_str(), told.hops()[0].incarnation), ("node-1", 3));
     assert_eq!(well_formed(&status, "outer").as_proto().request_id, outer.request_id.to_string());
 }
 
