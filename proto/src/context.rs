@@ -89,9 +89,10 @@ struct Way {
     onward: OnceLock<Option<HeaderValue>>,
 }
 
-/// Where it is served.
+/// Where it is served. With its method: that of a call made from here is another.
 #[derive(Clone, Debug)]
 struct Here {
+    method: Arc<str>,
     node: Arc<str>,
     ward: Arc<str>,
     incarnation: u64,
@@ -157,7 +158,8 @@ impl RequestContext {
     /// The request has reached a ward: errors that arise from here on say so.
     pub fn enter(&mut self, node: impl Into<Arc<str>>, ward: impl Into<Arc<str>>, incarnation: u64) {
         let before = self.way.here.is_some().then(|| write_hops(self.hops()));
-        let here = Here { node: node.into(), ward: ward.into(), incarnation, entered_at: Utc::now() };
+        let (method, node, ward) = (self.method.clone(), node.into(), ward.into());
+        let here = Here { method, node, ward, incarnation, entered_at: Utc::now() };
         let way = Arc::make_mut(&mut self.way);
         way.came = before.unwrap_or_else(|| way.came.take());
         way.here = Some(here);
@@ -173,7 +175,7 @@ impl RequestContext {
             hops.remove(MOST_HOPS / 2);
         }
         hops.push(v1::Hop {
-            method: self.method.to_string(),
+            method: here.method.to_string(),
             machine: machine_name().to_owned(),
             node: here.node.to_string(),
             ward: here.ward.to_string(),
@@ -378,6 +380,21 @@ mod tests {
         assert!(hops.len() <= MOST_HOPS, "{}", hops.len());
         assert_eq!(hops.first().unwrap().node, "node-0");
         assert_eq!(hops.last().unwrap().node, "node-19");
+    }
+
+    #[test]
+    fn a_call_made_on_the_way_says_what_was_served_not_what_it_calls() {
+        let now = Instant::now();
+        let mut outer = RequestContext::from_headers("/a.B/Served", &HeaderMap::new(), now);
+        outer.enter("node", "ward", 1);
+        let call = RequestContext::of_call(Some(&outer), outer.request_id, "/a.B/Called", now);
+        assert_eq!(call.hops()[0].method, "/a.B/Served");
+        let mut headers = HeaderMap::new();
+        call.write(&mut headers, now);
+        let mut inner = RequestContext::from_headers("/a.B/Called", &headers, now);
+        inner.enter("other", "ward", 1);
+        let methods: Vec<_> = inner.hops().into_iter().map(|hop| hop.method).collect();
+        assert_eq!(methods, ["/a.B/Served", "/a.B/Called"]);
     }
 
     #[test]
