@@ -136,11 +136,7 @@ async fn run(
         expired: AtomicBool::new(false),
     };
     let mut field = Field::new(shared.clone(), Arc::new(call), order.links, level, once, started);
-    let ran = {
-        let running = pin!(field.run(race));
-        tokio::time::timeout_at(deadline, running).await
-    };
-    let result = match ran {
+    let result = match tokio::time::timeout_at(deadline, field.run(race)).await {
         Ok(Some(reply)) => Ok(reply),
         Ok(None) => {
             let attempts = field.reports();

@@ -55,6 +55,8 @@ pub(crate) struct Host {
     readies: FuturesUnordered<BoxFuture<'static, Option<(usize, u64)>>>,
     leaked: Arc<AtomicU32>,
     changes: Vec<v1::WardChange>,
+    /// Errors that are still to be written down.
+    unwritten: Vec<Error>,
     /// A test wants it not to wait until a ward has stopped.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) hurries: bool,
@@ -151,6 +153,7 @@ impl Host {
             readies: FuturesUnordered::new(),
             leaked: Arc::default(),
             changes: Vec::new(),
+            unwritten: Vec::new(),
             #[cfg(any(test, feature = "testing"))]
             hurries: false,
         }
@@ -533,11 +536,10 @@ impl Host {
             error.id().clone_into(&mut more.last_error_id);
             error.what().clone_into(&mut more.status);
             cut(&mut more.status, LONGEST_STATUS);
-            // A failed call has been logged where it failed; a task or a program has not.
-            if hosted.ward.kind() != v1::WardKind::Service {
-                home.ledger.write(error);
-            }
         }
+        // A failed call has been logged where it failed; a task or a program has not.
+        let is_new = hosted.ward.kind() != v1::WardKind::Service;
+        self.unwritten.extend(error.clone().filter(|_| is_new));
         let exit = v1::Exit {
             kind: ended.kind.into(),
             error: error.map(short),
@@ -563,6 +565,12 @@ impl Host {
     /// The changes since the last call, in order.
     pub(crate) fn take_changes(&mut self) -> Vec<v1::WardChange> {
         std::mem::take(&mut self.changes)
+    }
+
+    /// Logs the errors that wards ended with, and keeps their records. A ward need not wait for that to be started
+    /// again.
+    pub(crate) fn write_down(&mut self) {
+        self.unwritten.drain(..).for_each(|error| self.home.ledger.write(&error));
     }
 
     /// Turns the rings of all hearts and takes note of what wards say of themselves.

@@ -486,20 +486,33 @@ impl Keeper {
 
     // --- what follows from it ---
 
-    /// Tells the steward in charge of every change, and does what it wants, until all is quiet.
+    /// Tells the steward in charge of every change, and does what it wants, until all is quiet. What is only to be
+    /// read comes after what heals.
     async fn settle(&mut self) {
         let mut touched = false;
         loop {
             for change in self.setup.host.take_changes() {
                 touched = true;
-                self.tell(&change).await;
+                self.tell(change).await;
             }
-            if self.queue.is_empty() {
+            let actions = std::mem::take(&mut self.queue);
+            let quiet = actions.is_empty();
+            touched |= !quiet;
+            let mut notes = Vec::new();
+            for action in actions {
+                match action {
+                    Action::Note(note) => notes.push(note),
+                    deed => self.act(deed),
+                }
+            }
+            if touched {
+                // The thread that is to run what was just started may wait for this very core.
+                std::thread::yield_now();
+            }
+            self.setup.host.write_down();
+            notes.iter().for_each(|note| self.keep_note(note));
+            if quiet {
                 break;
-            }
-            for action in std::mem::take(&mut self.queue) {
-                touched = true;
-                self.act(action);
             }
         }
         touched |= self.see_off().await;
@@ -510,7 +523,7 @@ impl Keeper {
         }
     }
 
-    async fn tell(&mut self, change: &v1::WardChange) {
+    async fn tell(&mut self, change: v1::WardChange) {
         let slot = change.slot as usize;
         let Some(ward) = self.setup.host.name(slot) else { return };
         self.show_health(slot, change.state()).await;
@@ -519,12 +532,12 @@ impl Keeper {
         }
         if self.setup.mandate.is_own() {
             let now = self.now();
-            if let Some(event) = wire::ward_event(WardId::new(self.name(), ward), change) {
+            if let Some(event) = wire::ward_event(WardId::new(self.name(), ward), &change) {
                 let actions = self.setup.mandate.step(now, event);
                 self.queue.extend(actions);
             }
         }
-        self.send(Up::WardChange(change.clone()));
+        self.send(Up::WardChange(change));
     }
 
     /// Does what the node's own steward wants.
@@ -544,12 +557,8 @@ impl Keeper {
                 host.slot(&ward.ward).map_or(Ok(()), |slot| host.release(slot, incarnation))
             }
             // A process cannot start itself anew when it has ended.
-            // Nobody told the node's own steward that its process can be launched or restarted.
-            Action::Launch { .. } | Action::RestartNode { .. } => Ok(()),
-            Action::Note(note) => {
-                self.keep_note(&note);
-                Ok(())
-            }
+            // Nobody told the node's own steward that its process can be launched or restarted. A note is kept, not done.
+            Action::Launch { .. } | Action::RestartNode { .. } | Action::Note(_) => Ok(()),
         };
         if let Err(error) = done {
             tracing::debug!(%error, "the order came too late");

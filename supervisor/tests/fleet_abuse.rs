@@ -297,17 +297,34 @@ async fn when_all_places_are_taken_more_nodes_are_refused_and_those_there_are_se
 async fn a_hello_that_comes_late_takes_no_session_and_restarts_nobody() {
     within(async {
         let sup = supervisor(quick()).await;
+        let before = hello("n", &["w"]);
         let early = hello("n", &["w"]);
         let mut now = early.clone();
         now.wards[0].incarnation = 2;
-        let (node, _) = FakeNode::attend(&sup, now).await.unwrap();
-        let _reporter = node.keep_reporting();
+        let (node, _) = FakeNode::attend(&sup, now.clone()).await.unwrap();
+        let reporter = node.keep_reporting();
         sup.runs("n", "w", 2).await;
         assert_protocol(&refused(&sup, Up::Hello(early)).await, "older than what it has said before");
-        // Nor would it if the node were away.
-        let node = sup.node("n", |node| node.attending).await;
-        assert_eq!(node.verdict(), Verdict::Healthy);
+        let seen = sup.node("n", |node| node.attending).await;
+        assert_eq!(seen.verdict(), Verdict::Healthy);
         sup.runs("n", "w", 2).await;
+        // An incarnation that is being stopped does not run again.
+        let status = "on its way".to_owned();
+        let stopping = v1::WardChange {
+            incarnation: 2,
+            state: WardState::Stopping.into(),
+            status,
+            ..Default::default()
+        };
+        node.send(Up::WardChange(stopping)).await;
+        sup.ward("n", "w", |ward| ward.status == "on its way").await;
+        assert_protocol(&refused(&sup, Up::Hello(now)).await, "older than what it has said before");
+        // Of a boot before: neither while the node is here nor just after it was lost.
+        let taken = refused(&sup, Up::Hello(before.clone())).await;
+        assert_eq!(taken.code(), tonic::Code::AlreadyExists);
+        drop((reporter, node));
+        sup.node("n", |node| !node.attending).await;
+        assert_protocol(&refused(&sup, Up::Hello(before)).await, "taken for late");
     })
     .await;
 }

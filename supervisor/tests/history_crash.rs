@@ -372,3 +372,32 @@ async fn a_ward_that_an_operator_stopped_rests_though_the_supervisor_died_of_it(
     })
     .await;
 }
+
+/// A group that came to do without a ward whose node was away leaves it running: the stop that never reached it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_that_was_never_heard_and_is_not_wanted_any_more_is_not_left_open() {
+    within(async {
+        let site = Site::new("");
+        let first = site.supervisor(&[]).await;
+        let _node = site.node().await;
+        site.runs(VICTIM, 1).await;
+        site.rests().await;
+        let fleet = site.picture().await;
+        let boot = fleet.nodes[0].info.as_ref().unwrap().boot_id.clone();
+        first.killed().await;
+        let stop = "INSERT INTO intent (aim, node, ward, incarnation, boot, counted, asked, decided_at, due_at, reason, actor,
+                error_id, traceparent, epoch)
+            VALUES ('stop', 'n', ?1, 1, ?2, 0, 0, 1, 1, 'its group restarts', '', '', '', 1)";
+        let file = rusqlite::Connection::open(site.file()).unwrap();
+        assert_eq!(file.execute(stop, [VICTIM, &boot]).unwrap(), 1);
+        drop(file);
+
+        let _second = site.supervisor(&[]).await;
+        site.rests().await;
+        site.runs(VICTIM, 1).await;
+        let outcome: String = site.ask("SELECT outcome FROM intent WHERE aim = 'stop'");
+        assert_eq!(outcome, "it need not stop any more");
+        assert_eq!(site.starts(VICTIM).len(), 1);
+    })
+    .await;
+}

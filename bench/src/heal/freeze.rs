@@ -18,7 +18,7 @@ use wardkeep_steward::Config;
 use super::runtime;
 use crate::{
     beside::{Contestant, side_by_side},
-    child,
+    child, erlang,
     report::Table,
 };
 
@@ -26,24 +26,30 @@ pub const DEFAULT: &str = "wardkeep: reports each 500 ms (default)";
 
 pub const NOTE: &str = "A frozen node's connection stands, so that nothing is closed that could be noticed: silence is all \
     there is. The verdict comes when it is longer than the node's own rhythm explains, within a floor (1.5 s by default) and a \
-    ceiling (2.5 s); one less patient costs false alarms where packets are lost. Left out: ractor_cluster, whose pings have \
-    no deadline (a frozen peer was not noticed within 300 s), and Erlang's net tick, which by default takes 45 to 75 s.";
+    ceiling (2.5 s); one less patient costs false alarms where packets are lost. Erlang's \
+    nodes tick four times within the net tick time, and notice after three to five quarters of it: 45 to 75 s by default, here 1.5 to \
+    2.5 s. Left out: ractor_cluster, whose pings have no deadline (a frozen peer was not noticed within 300 s).";
 
 pub fn table(rounds: usize) -> Table {
     let about = "A node in a process of its own is stopped by SIGSTOP after it has reported for a while; the time until the \
-        supervisor's picture of the fleet says that it is unreachable, asked each 5 ms.";
+        supervisor's picture of the fleet says that it is unreachable, asked each 5 ms (Erlang: until the other node is told that it \
+        is down).";
     let quick = Config {
         pulse_interval: Duration::from_millis(100),
         silence_floor: Duration::from_millis(300),
         silence_ceiling: Duration::from_millis(500),
         ..Config::default()
     };
-    let contestants = vec![
+    let mut contestants = vec![
         Contestant::new(DEFAULT, || vec![runtime().block_on(freeze(Config::default()))]),
         Contestant::new("wardkeep: reports each 100 ms, floor 300 ms, ceiling 500 ms", move || {
             vec![runtime().block_on(freeze(quick))]
         }),
     ];
+    if erlang::is_here() {
+        let name = "Erlang/OTP: a net tick time of 2 s (the default is 60)";
+        contestants.push(Contestant::new(name, || erlang::figures_of_two(&["freeze", "2"])));
+    }
     side_by_side(("From a freeze to its being noticed", about), &["time in s"], DEFAULT, rounds, contestants)
 }
 

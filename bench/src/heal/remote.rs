@@ -15,19 +15,23 @@ use super::{
 };
 use crate::{
     beside::{Contestant, LATENCY, side_by_side},
+    erlang,
     report::Table,
 };
 
 pub const TRIP: &str = "one gRPC round trip to the node (tonic, health check)";
 pub const IN_MEMORY: &str = "wardkeep: supervisor with its history in memory";
 const ON_DISK: &str = "wardkeep: supervisor with its history on disk";
+const ERLANG_TRIP: &str = "Erlang/OTP: one message to another node and back";
+const ERLANG: &str = "Erlang/OTP: a supervisor's child on another node";
 const TIMES: usize = 100;
 
 pub fn table(rounds: usize) -> Table {
     let about = "The same crash on a node that attends a supervisor: the node tells, the supervisor writes its decision \
         down and commands, the node starts. Node, supervisor and whoever asks share a process and two cores, and talk over \
-        loopback; 100 times a round with a pause before each, as the round trips.";
-    let contestants = vec![
+        loopback; 100 times a round with a pause before each, as the round trips. Erlang's two nodes are processes; its \
+        supervisor writes nothing down.";
+    let mut contestants = vec![
         Contestant::new(TRIP, || percentiles(runtime().block_on(trips()))),
         Contestant::new(IN_MEMORY, || percentiles(runtime().block_on(heal(None)))),
         Contestant::new(ON_DISK, || {
@@ -35,6 +39,12 @@ pub fn table(rounds: usize) -> Table {
             percentiles(runtime().block_on(heal(Some(folder.path()))))
         }),
     ];
+    if erlang::is_here() {
+        let times = TIMES.to_string();
+        let of_two = |job: &'static str, times: String| move || erlang::figures_of_two(&[job, &times]);
+        contestants.push(Contestant::new(ERLANG_TRIP, of_two("trip", times.clone())));
+        contestants.push(Contestant::new(ERLANG, of_two("afar", times)));
+    }
     side_by_side(
         ("From a crash to running again, through a supervisor", about),
         &LATENCY,

@@ -55,6 +55,8 @@ const NODES: usize = 16_384;
 const ORDERS: Duration = Duration::from_secs(5);
 /// Asleep no longer than this.
 const NAP: Duration = Duration::from_secs(1);
+/// After a node was lost, a Hello of a boot before may still come for so long.
+const LATEST: Duration = Duration::from_secs(15);
 
 /// One session of one node. A node that comes back has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -419,26 +421,20 @@ impl Fleet {
             Some(known) if known.session.is_some() && boot < known.boot => {
                 Err(taken(name, known.info.pid, known.boot))
             }
-            // Within a boot incarnations only grow: what knows less was sent before, and comes late.
-            Some(known) if known.boot == boot && self.is_ahead_of(name, hello) => {
+            // Its wards would be taken for gone. A node whose clock was set back waits a little.
+            Some(known) if boot < known.boot && known.lost_at.is_some_and(|at| at.elapsed() < LATEST) => {
+                let late = format!(
+                    "its boot is older than that of the node of its name which was here just now: it is taken for late \
+                     for up to {LATEST:?}"
+                );
+                Err(SupervisorError::Protocol(late).into())
+            }
+            Some(known) if known.boot == boot && known.is_ahead_of(hello) => {
                 let late = "its Hello is older than what it has said before".to_owned();
                 Err(SupervisorError::Protocol(late).into())
             }
             _ => Ok(()),
         }
-    }
-
-    /// Whether more is known of a node's wards than this Hello tells.
-    fn is_ahead_of(&self, node: &Arc<str>, hello: &v1::Hello) -> bool {
-        let record = self.nodes.get(node);
-        let ahead = |(ward, slot): (&v1::Ward, u32)| {
-            let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
-            let known = self.steward.ward(&WardId::new(node.clone(), name));
-            // One that left and joined again has another slot, and counts from the beginning.
-            let same = record.and_then(|record| record.slot(name)).is_none_or(|known| known >= slot);
-            same && known.is_some_and(|known| known.incarnation > ward.incarnation)
-        };
-        hello.wards.iter().zip(record::slots(hello)).any(ahead)
     }
 
     /// The session before, if there is one, ends. Another process is told why.
@@ -508,6 +504,9 @@ impl Fleet {
             }
             Up::Goodbye(_) => {
                 self.end_session(&name);
+                if let Some(record) = self.nodes.get_mut(&name) {
+                    record.lost_at = None;
+                }
                 self.step(Event::NodeDetached { node: name, goodbye: true });
             }
             Up::Errors(records) => self.errors.add(records),
@@ -543,7 +542,9 @@ impl Fleet {
 
     /// The steward is to be told by the caller.
     pub(super) fn end_session(&mut self, name: &Arc<str>) -> Option<Session> {
-        let session = self.nodes.get_mut(name)?.session.take()?;
+        let record = self.nodes.get_mut(name)?;
+        let session = record.session.take()?;
+        record.lost_at = Some(Instant::now());
         self.sessions.remove(&session.id);
         self.questions.forget(session.id);
         self.applying.forget(session.id);

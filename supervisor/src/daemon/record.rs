@@ -37,6 +37,8 @@ pub(super) struct NodeRecord {
     pub(super) last_report_at: Option<DateTime<Utc>>,
     /// The latest that was told of its own steward's deeds, as it numbers them in this boot.
     pub(super) story: u64,
+    /// When its session broke off, if it did not say goodbye.
+    pub(super) lost_at: Option<Instant>,
 }
 
 /// What is known of a ward.
@@ -46,13 +48,28 @@ struct Known {
     sign: Sign,
     /// Its slot as the steward counts: in the order in which wards were told of.
     place: u32,
+    said: Said,
 }
 
 impl Known {
     fn new(ward: v1::Ward, place: u32) -> Self {
         let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default().into();
-        Self { name, ward, sign: Sign::default(), place }
+        let said = said(ward.incarnation, ward.state());
+        Self { name, ward, sign: Sign::default(), place, said }
     }
+}
+
+/// The latest incarnation that a node has told of, and how far that had come. Within a boot it only grows.
+type Said = (u64, u8);
+
+fn said(incarnation: u64, state: v1::WardState) -> Said {
+    let stage = match state {
+        v1::WardState::Starting => 0,
+        v1::WardState::Running => 1,
+        v1::WardState::Stopping => 2,
+        _ => 3,
+    };
+    (incarnation, stage)
 }
 
 /// The last sign of life of a ward, as reports tell: nothing of one that neither pulses nor works.
@@ -88,7 +105,19 @@ impl NodeRecord {
             leaked_threads: 0,
             last_report_at: None,
             story: hello.history.iter().map(|event| event.sequence).max().unwrap_or_default(),
+            lost_at: None,
         }
+    }
+
+    /// Whether the node has said more than this Hello of the same boot does, which was then sent before, and comes late.
+    pub(super) fn is_ahead_of(&self, hello: &v1::Hello) -> bool {
+        let behind = |(ward, slot): (&v1::Ward, u32)| {
+            let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+            // One that left and joined again has another slot, and counts from the beginning.
+            let known = self.slot(name).filter(|known| *known >= slot).and_then(|slot| self.wards.get(&slot));
+            known.is_some_and(|known| known.said > said(ward.incarnation, ward.state()))
+        };
+        hello.wards.iter().zip(slots(hello)).any(behind)
     }
 
     /// A ward joins, or one that is known is described anew.
@@ -205,7 +234,8 @@ impl NodeRecord {
 
     /// Takes over a change that the node told.
     pub(super) fn apply(&mut self, change: &v1::WardChange) {
-        let Some(Known { ward, sign, .. }) = self.wards.get_mut(&change.slot) else { return };
+        let Some(Known { ward, sign, said: known, .. }) = self.wards.get_mut(&change.slot) else { return };
+        *known = said(change.incarnation, change.state());
         ward.status.clone_from(&change.status);
         ward.fenced_replies = change.fenced_replies;
         if change.state() == v1::WardState::Starting {

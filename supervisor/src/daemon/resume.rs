@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use wardkeep_proto::v1::{self, WardState, command};
-use wardkeep_steward::{Cause, Event, WardId};
+use wardkeep_steward::{Cause, Event, Phase, WardId};
 
 use super::{
     failpoint,
@@ -70,9 +70,20 @@ impl Fleet {
                     let why = cause(&intent);
                     self.resume_restart(node, intent, why);
                 }
-                // What is to rest is stopped by the steward; processes are the launcher's.
+                // What is to rest is stopped by the steward, which lets live what its group came to do without.
+                Aim::Stop => self.let_live(node, &intent.ward),
+                // Processes are the launcher's.
                 _ => {}
             }
+        }
+    }
+
+    /// A ward was to be stopped, and lives: unless it still is, nothing more is to come of that.
+    fn let_live(&mut self, node: &Arc<str>, ward: &str) {
+        let ward = WardId::new(node.clone(), ward);
+        let phase = self.steward.ward(&ward).map(|view| view.phase);
+        if matches!(phase, Some(Phase::Starting | Phase::Running)) && !self.steward.is_planned(&ward) {
+            self.chronicle.settle(node, &ward.ward, Lane::Ward, "it need not stop any more");
         }
     }
 

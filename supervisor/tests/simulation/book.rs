@@ -61,6 +61,10 @@ struct Life {
     live: Option<u64>,
     /// How often it may still begin: things happened that are answered by a restart.
     excuses: u64,
+    /// So many orders about it are on their way.
+    orders: u64,
+    /// It does not do what it is there for, and is to be restarted.
+    hangs: bool,
 }
 
 /// Whether a node can be called, as far as the world goes.
@@ -183,6 +187,9 @@ impl Book {
         let mut pages = self.pages();
         let poke = pages.pokes.remove(&place)?;
         pages.excuse(place);
+        // Not so a sum: where another node answers as well, its call is withdrawn before it is late.
+        pages.lives.entry(place).or_default().hangs =
+            place.1 != "sum" && matches!(poke, Poke::Hang | Poke::Idle);
         Some(poke)
     }
 
@@ -190,6 +197,10 @@ impl Book {
     pub fn begins(&self, place: Place, boot: u64, incarnation: u64) -> Alive {
         self.pages().begins(place, boot, incarnation);
         Alive { book: self.clone(), place, boot, incarnation }
+    }
+
+    pub fn hangs(&self, place: Place) -> bool {
+        self.pages().lives.get(&place).is_some_and(|life| life.hangs)
     }
 
     pub fn lives(&self, place: Place) -> Option<u64> {
@@ -233,6 +244,19 @@ impl Book {
     }
 
     // --- operators ---
+
+    /// An operator gives an order about this ward. It may be carried out until well after the answer, and
+    /// until then the ward may boot.
+    pub fn orders(&self, place: Place) {
+        let mut pages = self.pages();
+        pages.excuse(place);
+        pages.lives.entry(place).or_default().orders += 1;
+    }
+
+    /// That order has been answered.
+    pub fn ordered(&self, place: Place) {
+        self.pages().lives.entry(place).or_default().orders -= 1;
+    }
 
     pub fn ask(&self, ask: Ask) {
         self.pages().asks.push(ask);
@@ -292,8 +316,9 @@ impl Pages {
             }
         } else if place.1 != "trio" {
             // A mate that hung before this boot may yet be noticed: trios keep what excuses them.
-            life.excuses = 0;
+            life.excuses = life.orders;
         }
+        life.hangs = false;
         (life.boot, life.incarnation, life.live) = (boot, incarnation, Some(incarnation));
         wrong.into_iter().for_each(|what| self.break_promise(what));
     }

@@ -24,7 +24,7 @@ fn places() -> impl Iterator<Item = Place> {
     NODES.into_iter().flat_map(|node| WARDS.map(|ward| (node, ward)))
 }
 
-/// Nothing is half done: wards run, or rest because someone decided so.
+/// Nothing is half done: wards run and do what they are there for, or rest because someone decided so.
 pub fn settled(fleet: &v1::Fleet, disk: &Disk, book: &Book) -> Result<(), String> {
     attended(fleet)?;
     for place in places() {
@@ -34,6 +34,9 @@ pub fn settled(fleet: &v1::Fleet, disk: &Disk, book: &Book) -> Result<(), String
             WardState::Stopped | WardState::Quarantined if ward.held => true,
             _ => return Err(format!("{place:?} is left half done: {ward:?}")),
         };
+        if book.hangs(place) && !rests {
+            return Err(format!("{place:?} hangs, and was not restarted"));
+        }
         if place.1 != "sum" && book.lives(place).is_none() != rests {
             return Err(format!("{place:?} is said to be {:?} and is not", ward.state()));
         }
@@ -75,19 +78,23 @@ pub fn healed(fleet: &v1::Fleet, disk: &Disk, book: &Book) -> Result<(), String>
 
 /// No group was restarted more often than it may be, unless it gave up or an operator stepped in.
 pub fn intensity(events: &[v1::Event]) -> Result<(), String> {
-    let mut restarts: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    // A node that is alone knows of what others restart in the group only what it was told before.
-    let alone = |event: &&v1::Event| event.text.ends_with("(by the node's own steward)");
-    for event in events.iter().filter(|event| !alone(event)) {
+    let mut restarts: BTreeMap<(&str, &str), Vec<Duration>> = BTreeMap::new();
+    for event in events {
         let at = event.at.unwrap_or_default();
         let at = Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs());
         match (event.kind(), &event.decision) {
-            (EventKind::Operator, _) if !event.ward.is_empty() => drop(restarts.remove(event.group.as_str())),
+            (EventKind::Operator, _) if !event.ward.is_empty() => {
+                restarts.retain(|(group, _), _| *group != event.group);
+            }
             (EventKind::WardRestart, Some(decision)) => {
                 let period = decision.period.unwrap_or_default();
                 // Dates are rounded to turns.
                 let period = Duration::new(period.seconds.unsigned_abs(), 0) - Duration::from_millis(50);
-                let seen = restarts.entry(&event.group).or_default();
+                // A node that is cut off knows of what others restart in a group that they share only what it was told
+                // before: it counts for itself.
+                let alone = event.group == "trio" && event.text.ends_with("(by the node's own steward)");
+                let decided_by = if alone { event.node.as_str() } else { "" };
+                let seen = restarts.entry((&event.group, decided_by)).or_default();
                 seen.push(at);
                 seen.retain(|then| at.saturating_sub(*then) <= period);
                 if seen.len() > decision.intensity as usize {

@@ -242,7 +242,6 @@ impl World<'_> {
     fn ask(&mut self, ask: Ask) {
         match &ask {
             Ask::Start(place) | Ask::Stop(place) | Ask::Restart(place) => {
-                self.book.excuse(*place);
                 if place.1 == "sum" {
                     self.book.unsound(place.0, "its sum", true);
                 }

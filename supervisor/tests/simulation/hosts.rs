@@ -190,7 +190,13 @@ pub async fn operator(book: Book) -> Ended {
     loop {
         sleep(Duration::from_millis(50)).await;
         let Some(ask) = book.asked() else { continue };
+        let about = match ask {
+            Ask::Start(place) | Ask::Stop(place) | Ask::Restart(place) => Some(place),
+            _ => None,
+        };
+        about.into_iter().for_each(|place| book.orders(place));
         let told = tokio::time::timeout(PATIENCE, carry_out(&ask, &book)).await;
+        about.into_iter().for_each(|place| book.ordered(place));
         if !matches!(ask, Ask::Look) {
             let told = told.unwrap_or_else(|_| "no answer".to_owned());
             book.write(format!("operator: {ask:?}: {told}"));
