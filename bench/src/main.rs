@@ -36,7 +36,7 @@ struct Args {
     /// How often each thing is measured, in turns with the others.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
-    /// How many losers are cancelled in each flood of the group cancel.
+    /// How many losers are cancelled in the floods of the group cancel, together.
     #[arg(long, default_value_t = 10_000_000)]
     cancels: u64,
     /// Only makes docs/benchmarks.md anew from the results that are there.

@@ -110,9 +110,13 @@ fn tell(note: &Note) -> (v1::EventKind, Option<Verdict>, String) {
             (K::WardRestart, None, because(text))
         }
         What::GroupGaveUp { group, recent } => {
-            let text = format!(
-                "group {group} gave up after {recent} restarts; its wards are quarantined until an operator starts them"
-            );
+            let after = if *recent == 0 {
+                "has given up before".to_owned()
+            } else {
+                format!("gave up after {recent} restarts")
+            };
+            let text =
+                format!("group {group} {after}; its wards are quarantined until an operator starts them");
             (K::GroupGaveUp, None, because(text))
         }
         What::GroupFailed { group, recent } => {

@@ -106,7 +106,7 @@ impl Steward {
         if self.is_ending(id) {
             self.end_ward(id);
         } else if self.groups.get(&name).is_some_and(|group| group.gave_up) {
-            self.quarantine(id);
+            self.gave_up_before(&name, id, cause);
         } else if !self.is_end_expected(id, &cause) {
             self.member_failed(&name, &Member::Ward(id.clone()), id, cause);
         }
@@ -322,6 +322,17 @@ impl Steward {
         ward.intent = Intent::Up;
         ward.pending = Some(Box::new(pending));
         ward.enter(Phase::Backoff, patient);
+    }
+
+    /// A ward failed that lived on when its group gave up: another steward had it stop the others.
+    fn gave_up_before(&mut self, name: &Arc<str>, id: &WardId, cause: Cause) {
+        let now = self.now;
+        let recent = self.groups.get(name).map_or(0, |group| group.restarts.recent(now, group.spec.period));
+        let (ends, groups) = (vec![id.clone()], vec![name.clone()]);
+        let reach = Reach { ends, groups, counts_for: Some(name.clone()), ..Reach::default() };
+        let what = What::GroupGaveUp { group: name.clone(), recent };
+        self.note_reach(self.out.len(), id, what, cause, reach);
+        self.quarantine(id);
     }
 
     pub(crate) fn quarantine(&mut self, id: &WardId) {

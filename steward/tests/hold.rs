@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wardkeep_steward::{
-    Action, Cause, Config, Event, ExitKind, Phase, Steward, WardId, WardReport, WardSpec,
+    Action, Cause, Config, Event, ExitKind, Phase, Steward, WardId, WardReport, WardSpec, What,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,6 +47,31 @@ fn what_one_steward_quarantined_stays_so_under_the_next_and_an_operator_lifts_it
     actions.extend(steward.step(3 * SECOND, Event::Tick));
     assert!(started(&actions), "{actions:?}");
     assert!(!steward.groups(SECOND).next().unwrap().gave_up);
+}
+
+#[test]
+fn one_that_lived_on_when_its_group_gave_up_elsewhere_is_quarantined_in_so_many_words_when_it_fails() {
+    let report = |name, phase, held| {
+        let spec = WardSpec { group: Some("g".into()), ..WardSpec::new(name) };
+        WardReport { spec, phase, incarnation: 3, held, failed: false }
+    };
+    let wards = vec![report("gone", Phase::Quarantined, true), report("lives", Phase::Running, false)];
+    let mut steward = Steward::new(Config::default());
+    steward.step(SECOND, Event::NodeAttached { node: "n".into(), boot: 1, wards, groups: vec![] });
+    let ward = WardId::new("n", "lives");
+    let (kind, cause) = (ExitKind::Panicked, Cause::default());
+    let actions =
+        steward.step(2 * SECOND, Event::WardExited { ward: ward.clone(), incarnation: 3, kind, cause });
+    let told = |action: &Action| match action {
+        Action::Note(note) => {
+            let ends = note.reach.as_ref().is_some_and(|reach| reach.ends == [ward.clone()]);
+            ends && matches!(note.what, What::GroupGaveUp { .. })
+        }
+        _ => false,
+    };
+    assert!(actions.iter().any(told), "{actions:?}");
+    let held = Action::Hold { ward: ward.clone(), incarnation: 3, quarantined: true };
+    assert!(actions.contains(&held), "{actions:?}");
 }
 
 #[test]

@@ -137,6 +137,17 @@ async fn members_come_from_the_directory_and_race() {
 }
 
 #[tokio::test]
+async fn a_node_whose_address_is_not_known_here_is_told_of_with_what_to_do() {
+    let members = vec![member("a", "http://a.invalid:7500", true)];
+    let directory = DirectoryView { version: 1, members };
+    let cluster = Cluster::start(Script { directory, ..Default::default() }).await;
+    let ran = cluster.run(&["call", "wardkeep.v1.Operator/GetFleet"]).await;
+    let told = ran.ends_with(5).complaint();
+    assert!(told.contains("http://a.invalid:7500"), "{told}");
+    assert!(told.ends_with("call from where that address is known"), "{told}");
+}
+
+#[tokio::test]
 async fn a_service_whose_nodes_are_not_ready_is_unreachable() {
     let directory = DirectoryView { version: 1, members: vec![member("a", "http://127.0.0.1:1", false)] };
     let cluster = Cluster::start(Script { directory, ..Default::default() }).await;

@@ -62,7 +62,7 @@ fn goals(gone: &Table, flood: &Table) -> Vec<Goal> {
         },
         Goal {
             what: format!(
-                "memory and tasks are flat from a tenth of it to its end (at most a tenth more): {:.2} and {:.2} times",
+                "memory and tasks are flat from early to late (at most a tenth more): {:.2} and {:.2} times",
                 grown(flood::MIB, flood::MIB + 1),
                 grown(flood::TASKS, flood::TASKS + 1)
             ),

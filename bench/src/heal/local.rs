@@ -24,9 +24,11 @@ const TIMES: usize = 200;
 const OF_ONE_NODE: usize = 40;
 
 pub const NOTE: &str = "What wardkeep does between a crash and the next start, and the peers do not: the panic becomes a \
-    well-formed error with its stack and its hashes, which is logged and written down; a steward on a thread of its own \
-    judges, counts against intensity and budget, and decides; so a node heals while the runtime of its wards is stuck. That \
-    takes two changes of thread. The row of a ward that returns an error shows what unwinding adds.";
+    well-formed error with its stack and its hashes; a steward on a thread of its own judges, counts against intensity and budget, \
+    and decides; so a node heals while the runtime of its wards is stuck. That takes two changes of thread. What is logged and written \
+    down comes after the start. Of the time of a panic, a fifth each go to the capture of its stack, to unwinding and the error, to the \
+    wake of the steward's thread and to that of the ward's, and a sixth to the decision. The row of a ward that returns an error shows \
+    what unwinding adds.";
 
 /// No pause between restarts, and as many as it takes: the subject is the first of a row.
 pub fn group(name: &str) -> GroupSpec {

@@ -159,6 +159,10 @@ async fn in_directory(session: &Session, wanted: &str) -> Result<Target, Failure
             Err(failure) => last = failure,
         }
     }
+    if last.exit == Exit::Unreachable {
+        last.message
+            .push_str("; that is how its node says it can be reached: call from where that address is known");
+    }
     Err(last)
 }
 

@@ -76,28 +76,28 @@ pub fn healed(fleet: &v1::Fleet, disk: &Disk, book: &Book) -> Result<(), String>
     Ok(())
 }
 
-/// No group was restarted more often than it may be, unless it gave up or an operator stepped in.
+/// No group was restarted more often than it may be, unless it gave up or an operator stepped in. A node that
+/// decides alone knows what it has done since it booted, and what it was told before it was left alone; a supervisor
+/// knows all that it was told.
 pub fn intensity(events: &[v1::Event]) -> Result<(), String> {
-    let mut restarts: BTreeMap<(&str, &str), Vec<Duration>> = BTreeMap::new();
+    let mut restarts: BTreeMap<&str, Vec<(Duration, Option<(&str, &str)>)>> = BTreeMap::new();
     for event in events {
         let at = event.at.unwrap_or_default();
         let at = Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs());
         match (event.kind(), &event.decision) {
-            (EventKind::Operator, _) if !event.ward.is_empty() => {
-                restarts.retain(|(group, _), _| *group != event.group);
-            }
+            (EventKind::Operator, _) if !event.ward.is_empty() => drop(restarts.remove(event.group.as_str())),
             (EventKind::WardRestart, Some(decision)) => {
                 let period = decision.period.unwrap_or_default();
                 // Dates are rounded to turns.
                 let period = Duration::new(period.seconds.unsigned_abs(), 0) - Duration::from_millis(50);
-                // A node that is cut off knows of what others restart in a group that they share only what it was told
-                // before: it counts for itself.
-                let alone = event.group == "trio" && event.text.ends_with("(by the node's own steward)");
-                let decided_by = if alone { event.node.as_str() } else { "" };
-                let seen = restarts.entry((&event.group, decided_by)).or_default();
-                seen.push(at);
-                seen.retain(|then| at.saturating_sub(*then) <= period);
-                if seen.len() > decision.intensity as usize {
+                let alone = event.text.ends_with("(by the node's own steward)");
+                let by = alone.then_some((event.node.as_str(), event.boot_id.as_str()));
+                let seen = restarts.entry(&event.group).or_default();
+                seen.push((at, by));
+                let counts = |(then, of): &&(Duration, Option<(&str, &str)>)| {
+                    at.saturating_sub(*then) <= period && (!alone || *of == by)
+                };
+                if seen.iter().filter(counts).count() > decision.intensity as usize {
                     return Err(format!("{} was restarted too often: {seen:?}", event.group));
                 }
             }
