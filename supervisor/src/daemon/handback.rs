@@ -37,6 +37,7 @@ impl Fleet {
                 traceparent: event.traceparent.clone(),
                 group,
                 decision: decision.cloned(),
+                boot_id: hello.node.as_ref().map(|info| info.boot_id.clone()).unwrap_or_default(),
                 ..Default::default()
             };
             self.chronicle.event(told);
