@@ -76,11 +76,14 @@ pub fn healed(fleet: &v1::Fleet, disk: &Disk, book: &Book) -> Result<(), String>
     Ok(())
 }
 
+/// When a restart was decided; by which node and boot, if by one that was alone.
+type Restart<'a> = (Duration, Option<(&'a str, &'a str)>);
+
 /// No group was restarted more often than it may be, unless it gave up or an operator stepped in. A node that
 /// decides alone knows what it has done since it booted, and what it was told before it was left alone; a supervisor
 /// knows all that it was told.
 pub fn intensity(events: &[v1::Event]) -> Result<(), String> {
-    let mut restarts: BTreeMap<&str, Vec<(Duration, Option<(&str, &str)>)>> = BTreeMap::new();
+    let mut restarts: BTreeMap<&str, Vec<Restart<'_>>> = BTreeMap::new();
     for event in events {
         let at = event.at.unwrap_or_default();
         let at = Duration::new(at.seconds.unsigned_abs(), at.nanos.unsigned_abs());
@@ -94,9 +97,8 @@ pub fn intensity(events: &[v1::Event]) -> Result<(), String> {
                 let by = alone.then_some((event.node.as_str(), event.boot_id.as_str()));
                 let seen = restarts.entry(&event.group).or_default();
                 seen.push((at, by));
-                let counts = |(then, of): &&(Duration, Option<(&str, &str)>)| {
-                    at.saturating_sub(*then) <= period && (!alone || *of == by)
-                };
+                let counts =
+                    |(then, of): &&Restart<'_>| at.saturating_sub(*then) <= period && (!alone || *of == by);
                 if seen.iter().filter(counts).count() > decision.intensity as usize {
                     return Err(format!("{} was restarted too often: {seen:?}", event.group));
                 }
