@@ -612,7 +612,7 @@ impl Keeper {
         v1::Hello {
             protocol: 1,
             node: Some(self.setup.info.clone()),
-            wards: self.setup.host.view(),
+            wards: self.wards_to_tell(),
             slots: self.setup.host.view_slots(),
             groups: self.setup.groups.iter().map(wire::group_spec_message).collect(),
             highest_epoch,
@@ -621,6 +621,18 @@ impl Keeper {
             restartable: self.setup.restartable,
             at: Some(timestamp(Utc::now())),
         }
+    }
+
+    /// All wards, with what the own steward has decided about them: a restart it counted is not to be counted again.
+    fn wards_to_tell(&self) -> Vec<v1::Ward> {
+        let mut wards = self.setup.host.view();
+        for ward in &mut wards {
+            let name = ward.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+            if self.setup.mandate.is_to_restart(name) {
+                ward.set_state(v1::WardState::Backoff);
+            }
+        }
+        wards
     }
 
     /// Up to the supervisor, if there is a session. One that does not read loses its session, and

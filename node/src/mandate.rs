@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use crate::text::cut;
-use wardkeep_steward::{Action, Config, Event, GroupSpec, Memory, NodeName, Steward, WardReport};
+use wardkeep_steward::{
+    Action, Config, Event, GroupSpec, Memory, NodeName, Phase, Steward, WardId, WardReport,
+};
 
 /// Longest history kept for a supervisor to come.
 const HISTORY: usize = 256;
@@ -82,6 +84,17 @@ impl Mandate {
         );
         self.holder = Holder::Own(steward);
         actions
+    }
+
+    /// The own steward has decided that this ward is started again, and waits.
+    pub(crate) fn is_to_restart(&self, ward: &str) -> bool {
+        match &self.holder {
+            Holder::Own(steward) => {
+                let view = steward.ward(&WardId::new(self.node.clone(), ward));
+                view.is_some_and(|view| view.phase == Phase::Backoff)
+            }
+            Holder::Theirs { .. } | Holder::Nobody => false,
+        }
     }
 
     /// The groups that the node declares from now on.

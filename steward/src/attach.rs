@@ -266,7 +266,7 @@ impl Steward {
             missed.push((id.clone(), Some(order.then), order.cause));
         } else if waits {
             ward.phase = Phase::Backoff;
-        } else if report.failed && report.incarnation > 0 && restart == Restart::Transient {
+        } else if report.failed && !planned && report.incarnation > 0 && restart == Restart::Transient {
             missed.push((id.clone(), None, because("it failed while nobody could see to it")));
         } else if !planned && report.incarnation > 0 && restart != Restart::Permanent {
             ward.intent = Intent::Resting;

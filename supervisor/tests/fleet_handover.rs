@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fleet_support::*;
 use tokio::{sync::oneshot, task::JoinSet};
-use wardkeep_node::{GroupSpec, Node, Ward};
+use wardkeep_node::{Backoff, GroupSpec, Node, Ward};
 use wardkeep_proto::{
     error::Bug,
     v1::{self, WardState, operator_client::OperatorClient},
@@ -134,6 +134,45 @@ async fn restarts_that_a_node_made_while_it_was_alone_count_for_its_supervisors(
         poke.send_replace(3);
         let ended = sup.ward("n", "f", |ward| ward.state() == WardState::Quarantined).await;
         assert_eq!(ended.incarnation, 3);
+        drop(end_node);
+        while tasks.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// What it had decided, and not yet done, is done, and counts once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_a_node_alone_was_about_to_make_is_made_by_its_supervisor_and_counted_once() {
+    within(async {
+        // An address where nobody listens yet.
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let poke = tokio::sync::watch::Sender::new(0_u64);
+        let hour = Duration::from_secs(3_600);
+        let backoff = Backoff { first: hour, max: hour, ..Backoff::default() };
+        let group = GroupSpec { intensity: 3, period: hour, backoff, ..GroupSpec::new("g") };
+        let node = Node::builder("n").supervisor(format!("http://{address}")).group(group);
+        let node = node.ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
+        let mut snapshots = node.handle().snapshots();
+        let mut tasks = JoinSet::new();
+        let (end_node, node_ends) = oneshot::channel::<()>();
+        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
+        let is = |incarnation, state| {
+            move |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| {
+                now.wards.first().is_some_and(|ward| (ward.incarnation, ward.state()) == (incarnation, state))
+            }
+        };
+        snapshots.wait_for(is(1, WardState::Running)).await.unwrap();
+        // The first restart has no pause before it.
+        poke.send_replace(1);
+        snapshots.wait_for(is(2, WardState::Running)).await.unwrap();
+        poke.send_replace(2);
+        snapshots.wait_for(is(2, WardState::Stopped)).await.unwrap();
+
+        let sup = supervisor_at(quick(), &address).await;
+        sup.runs("n", "f", 3).await;
+        let fleet = sup.fleet().await;
+        let group = fleet.groups.iter().find(|group| group.spec.as_ref().unwrap().name == "g").unwrap();
+        assert_eq!(group.recent_restarts, 2);
         drop(end_node);
         while tasks.join_next().await.is_some() {}
     })
