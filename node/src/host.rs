@@ -538,8 +538,9 @@ impl Host {
             cut(&mut more.status, LONGEST_STATUS);
         }
         // A failed call has been logged where it failed; a task or a program has not.
-        let is_new = hosted.ward.kind() != v1::WardKind::Service;
-        self.unwritten.extend(error.clone().filter(|_| is_new));
+        if hosted.ward.kind() != v1::WardKind::Service {
+            self.unwritten.extend(error.clone());
+        }
         let exit = v1::Exit {
             kind: ended.kind.into(),
             error: error.map(short),

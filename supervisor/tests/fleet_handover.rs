@@ -65,12 +65,8 @@ async fn a_node_that_loses_its_supervisor_goes_on_with_its_groups_and_counts() {
         let group = GroupSpec { intensity: 1, ..GroupSpec::new("g") };
         let sup = supervisor(quick().mandate_grace(Duration::from_millis(200)).group(group)).await;
         let poke = tokio::sync::watch::Sender::new(0_u64);
-        let node =
-            attending(&sup, "n").ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
-        let mut snapshots = node.handle().snapshots();
-        let mut tasks = JoinSet::new();
-        let (end_node, node_ends) = oneshot::channel::<()>();
-        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
+        let (mut snapshots, node) =
+            watched_node(attending(&sup, "n").ward(fragile("f", &poke).group("g"))).await;
         sup.runs("n", "f", 1).await;
         poke.send_replace(1);
         sup.runs("n", "f", 2).await;
@@ -84,8 +80,7 @@ async fn a_node_that_loses_its_supervisor_goes_on_with_its_groups_and_counts() {
             ward.state() == WardState::Quarantined
         };
         snapshots.wait_for(ended).await.unwrap();
-        drop(end_node);
-        while tasks.join_next().await.is_some() {}
+        node.stop().await;
     })
     .await;
 }
@@ -99,21 +94,10 @@ async fn restarts_that_a_node_made_while_it_was_alone_count_for_its_supervisors(
         let poke = tokio::sync::watch::Sender::new(0_u64);
         let group = GroupSpec { intensity: 2, ..GroupSpec::new("g") };
         let node = Node::builder("n").supervisor(format!("http://{address}")).group(group);
-        let node = node.ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
-        let mut snapshots = node.handle().snapshots();
-        let mut tasks = JoinSet::new();
-        let (end_node, node_ends) = oneshot::channel::<()>();
-        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
-        let runs = |incarnation| {
-            move |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| {
-                let ward = &now.wards[0];
-                ward.state() == WardState::Running && ward.incarnation == incarnation
-            }
-        };
-        snapshots.wait_for(|now| !now.wards.is_empty()).await.unwrap();
-        snapshots.wait_for(runs(1)).await.unwrap();
+        let (mut snapshots, node) = watched_node(node.ward(fragile("f", &poke).group("g"))).await;
+        snapshots.wait_for(ward_is(1, WardState::Running)).await.unwrap();
         poke.send_replace(1);
-        snapshots.wait_for(runs(2)).await.unwrap();
+        snapshots.wait_for(ward_is(2, WardState::Running)).await.unwrap();
 
         let recent = |fleet: &v1::Fleet| {
             let group = fleet.groups.iter().find(|group| group.spec.as_ref().unwrap().name == "g")?;
@@ -134,8 +118,7 @@ async fn restarts_that_a_node_made_while_it_was_alone_count_for_its_supervisors(
         poke.send_replace(3);
         let ended = sup.ward("n", "f", |ward| ward.state() == WardState::Quarantined).await;
         assert_eq!(ended.incarnation, 3);
-        drop(end_node);
-        while tasks.join_next().await.is_some() {}
+        node.stop().await;
     })
     .await;
 }
@@ -151,30 +134,20 @@ async fn a_restart_that_a_node_alone_was_about_to_make_is_made_by_its_supervisor
         let backoff = Backoff { first: hour, max: hour, ..Backoff::default() };
         let group = GroupSpec { intensity: 3, period: hour, backoff, ..GroupSpec::new("g") };
         let node = Node::builder("n").supervisor(format!("http://{address}")).group(group);
-        let node = node.ward(fragile("f", &poke).group("g")).bind("127.0.0.1:0").await.unwrap();
-        let mut snapshots = node.handle().snapshots();
-        let mut tasks = JoinSet::new();
-        let (end_node, node_ends) = oneshot::channel::<()>();
-        tasks.spawn(async move { node.run_until(async { drop(node_ends.await) }).await.unwrap() });
-        let is = |incarnation, state| {
-            move |now: &std::sync::Arc<wardkeep_node::NodeSnapshot>| {
-                now.wards.first().is_some_and(|ward| (ward.incarnation, ward.state()) == (incarnation, state))
-            }
-        };
-        snapshots.wait_for(is(1, WardState::Running)).await.unwrap();
+        let (mut snapshots, node) = watched_node(node.ward(fragile("f", &poke).group("g"))).await;
+        snapshots.wait_for(ward_is(1, WardState::Running)).await.unwrap();
         // The first restart has no pause before it.
         poke.send_replace(1);
-        snapshots.wait_for(is(2, WardState::Running)).await.unwrap();
+        snapshots.wait_for(ward_is(2, WardState::Running)).await.unwrap();
         poke.send_replace(2);
-        snapshots.wait_for(is(2, WardState::Stopped)).await.unwrap();
+        snapshots.wait_for(ward_is(2, WardState::Stopped)).await.unwrap();
 
         let sup = supervisor_at(quick(), &address).await;
         sup.runs("n", "f", 3).await;
         let fleet = sup.fleet().await;
         let group = fleet.groups.iter().find(|group| group.spec.as_ref().unwrap().name == "g").unwrap();
         assert_eq!(group.recent_restarts, 2);
-        drop(end_node);
-        while tasks.join_next().await.is_some() {}
+        node.stop().await;
     })
     .await;
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -12,7 +12,7 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 use uuid::Uuid;
 use wardkeep::daemon::{Supervisor, SupervisorBuilder};
-use wardkeep_node::{Node, NodeBuilder, Ward};
+use wardkeep_node::{Node, NodeBuilder, NodeSnapshot, Ward};
 use wardkeep_proto::{
     Error,
     v1::{
@@ -231,6 +231,17 @@ pub async fn real_node(builder: NodeBuilder) -> (String, Running) {
     let node = builder.bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}", node.local_addr());
     (uri, Running::new(|stopped| node.run_until(stopped)))
+}
+
+/// A node that is looked at, not called.
+pub async fn watched_node(builder: NodeBuilder) -> (watch::Receiver<Arc<NodeSnapshot>>, Running) {
+    let node = builder.bind("127.0.0.1:0").await.unwrap();
+    (node.handle().snapshots(), Running::new(|stopped| node.run_until(stopped)))
+}
+
+/// Its only ward is at this incarnation, and there.
+pub fn ward_is(incarnation: u64, state: v1::WardState) -> impl FnMut(&Arc<NodeSnapshot>) -> bool {
+    move |now| now.wards.first().is_some_and(|ward| (ward.incarnation, ward.state()) == (incarnation, state))
 }
 
 pub fn attending(sup: &Sup, name: &str) -> NodeBuilder {
