@@ -1,7 +1,7 @@
 //! Between the wire's messages and the steward's vocabulary. Used by both homes of the steward:
 //! the node itself and the supervisor.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use wardkeep_proto::{duration, v1};
 use wardkeep_steward as steward;
@@ -292,13 +292,23 @@ pub fn report(beats: &steward::Beats) -> v1::Report {
     let millis = |age: Duration| u32::try_from(age.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
     let worked = &beats.worked;
     v1::Report {
-        pulsed: steps(beats.pulsed.iter().copied()),
+        pulsed: runs(&beats.pulsed),
         worked: steps(worked.iter().map(|beat| beat.slot)),
         work_begun: worked.iter().map(|beat| beat.begun).collect(),
         work_ended: worked.iter().map(|beat| beat.ended).collect(),
         oldest_work_ms: worked.iter().map(|beat| beat.oldest.map_or(0, millis)).collect(),
         ..Default::default()
     }
+}
+
+/// Ascending slots: how many are passed over, how many are meant, and again.
+fn runs(slots: &steward::Slots) -> Vec<u32> {
+    let mut next = 0;
+    let run = |run: &Range<u32>| {
+        let gap = run.start.wrapping_sub(std::mem::replace(&mut next, run.end));
+        [gap, run.end - run.start]
+    };
+    slots.runs().iter().flat_map(run).collect()
 }
 
 /// Ascending slots as differences.
@@ -325,7 +335,26 @@ pub fn beats(report: v1::Report, wards: usize) -> Result<steward::Beats, String>
         ended: report.work_ended[i],
         oldest: report.oldest_work_ms[i].checked_sub(1).map(|ms| Duration::from_millis(ms.into())),
     });
-    Ok(steward::Beats { worked: worked.collect(), pulsed: slots(report.pulsed, wards)? })
+    Ok(steward::Beats { worked: worked.collect(), pulsed: slots_of(&report.pulsed, wards)? })
+}
+
+/// Slots from their runs.
+fn slots_of(runs: &[u32], wards: usize) -> Result<steward::Slots, String> {
+    let (pairs, half) = runs.as_chunks::<2>();
+    let mut slots = steward::Slots::default();
+    let mut next = 0_u32;
+    for [gap, many] in pairs {
+        let first = next.saturating_add(*gap);
+        next = first.saturating_add(*many);
+        if *many == 0 || !half.is_empty() {
+            return Err("a report with a run of no slots".to_owned());
+        }
+        if next as usize > wards {
+            return Err(format!("a report about slot {}, which no ward has", next - 1));
+        }
+        slots.push_run(first..next);
+    }
+    Ok(slots)
 }
 
 /// Slots from their differences, in place.
@@ -350,7 +379,7 @@ mod tests {
     fn beats_of(pulsed: &[u32], worked: &[u32]) -> steward::Beats {
         let oldest = |slot: u32| slot.is_multiple_of(2).then(|| Duration::from_millis(slot.into()));
         let work = |slot: &u32| steward::WorkBeat { slot: *slot, begun: 3, ended: 2, oldest: oldest(*slot) };
-        steward::Beats { pulsed: pulsed.to_vec(), worked: worked.iter().map(work).collect() }
+        steward::Beats { pulsed: pulsed.iter().copied().collect(), worked: worked.iter().map(work).collect() }
     }
 
     #[test]
@@ -363,10 +392,12 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_idle_wards_take_a_byte_each() {
-        let all: Vec<_> = (0..1_000).collect();
-        let size = prost::Message::encoded_len(&report(&beats_of(&all, &[])));
-        assert!(size <= 1_003, "{size}");
+    fn a_thousand_idle_wards_take_a_few_bytes_together_and_one_each_at_most() {
+        let size = |pulsed: Vec<u32>| prost::Message::encoded_len(&report(&beats_of(&pulsed, &[])));
+        assert!(size((0..1_000).collect()) <= 5);
+        for every in 2..10 {
+            assert!(size((0..1_000).step_by(every).collect()) <= 1_003);
+        }
     }
 
     #[test]
@@ -376,10 +407,12 @@ mod tests {
             spoil(&mut report);
             beats(report, 5).unwrap_err()
         };
-        assert!(wrong(|report| report.pulsed[2] = 4).contains("slot 5, which no ward has"));
+        assert!(wrong(|report| report.pulsed[2] = 3).contains("slot 5, which no ward has"));
         assert!(wrong(|report| report.worked[2] = u32::MAX).contains("which no ward has"));
-        assert!(wrong(|report| report.pulsed = vec![u32::MAX; 9]).contains("which no ward has"));
-        assert!(wrong(|report| report.pulsed[1] = 0).contains("twice"));
+        assert!(wrong(|report| report.pulsed = vec![u32::MAX; 8]).contains("which no ward has"));
+        assert!(wrong(|report| report.pulsed[1] = 0).contains("run of no slots"));
+        assert!(wrong(|report| report.pulsed.truncate(3)).contains("run of no slots"));
+        assert!(wrong(|report| report.worked[1] = 0).contains("twice"));
         assert!(wrong(|report| report.work_ended.truncate(1)).contains("same length"));
         assert_eq!(beats(v1::Report::default(), 0), Ok(steward::Beats::default()));
     }

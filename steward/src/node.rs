@@ -124,8 +124,9 @@ impl Steward {
         let (order, busy) = (mem::take(&mut node.order), mem::take(&mut node.busy));
         let unvouched = mem::take(&mut node.unvouched);
         let pulsed = nanos(patient);
-        for slot in &beats.pulsed {
-            if let Some(place) = order.get(*slot as usize) {
+        for run in beats.pulsed.runs() {
+            let end = (run.end as usize).min(order.len());
+            for place in order.get(run.start as usize..end).unwrap_or_default() {
                 self.wards.set_pulsed(*place, pulsed);
             }
         }

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use crate::slots::Slots;
+
 /// A point in time: the distance from an origin the caller chose once and keeps (monotonic).
 pub type Time = Duration;
 
@@ -356,7 +358,7 @@ pub struct Cause {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beats {
     /// Slots of wards that pulsed.
-    pub pulsed: Vec<u32>,
+    pub pulsed: Slots,
     /// Wards that began or ended work, or have some in progress. Of the others, none is.
     pub worked: Vec<WorkBeat>,
 }

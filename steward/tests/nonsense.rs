@@ -101,7 +101,7 @@ fn beats() -> impl Strategy<Value = Beats> {
     let worked = (slot(), any::<u32>(), any::<u32>(), prop::option::of(span()))
         .prop_map(|(slot, begun, ended, oldest)| WorkBeat { slot, begun, ended, oldest });
     (prop::collection::vec(slot(), 0..4), prop::collection::vec(worked, 0..4))
-        .prop_map(|(pulsed, worked)| Beats { pulsed, worked })
+        .prop_map(|(pulsed, worked)| Beats { pulsed: pulsed.into_iter().collect(), worked })
 }
 
 fn event() -> impl Strategy<Value = Event> {

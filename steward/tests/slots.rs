@@ -28,7 +28,7 @@ fn pulse(steward: &mut Steward, from: Duration, until: Duration, slots: &[u32]) 
     while now < until {
         let event = if now >= next_report {
             next_report += SECOND / 2;
-            let beats = Beats { pulsed: slots.to_vec(), worked: vec![] };
+            let beats = Beats { pulsed: slots.iter().copied().collect(), worked: vec![] };
             Event::Report { node: "n".into(), runtime_lag: Duration::ZERO, beats }
         } else {
             Event::Tick
@@ -185,7 +185,7 @@ fn work_that_had_time_left_when_its_node_fell_silent_is_nobodys_stall() {
     // The unit is 5 ms old at the last report before the node is frozen, and has 995 ms left.
     let oldest = Some(Duration::from_millis(5));
     let worked = vec![WorkBeat { slot: 0, begun: 1, ended: 0, oldest }];
-    let beats = Beats { pulsed: vec![], worked };
+    let beats = Beats { pulsed: Slots::default(), worked };
     steward.step(2 * SECOND, Event::Report { node: "n".into(), runtime_lag: Duration::ZERO, beats });
     for at in (2_100..4_000).step_by(5) {
         for action in steward.step(Duration::from_millis(at), Event::Tick) {

@@ -15,7 +15,7 @@ fn fleet(ward: WardSpec) -> Steward {
 }
 
 fn report(steward: &mut Steward, at: Duration, lag: Duration, worked: Vec<WorkBeat>) {
-    let beats = Beats { pulsed: vec![], worked };
+    let beats = Beats { pulsed: Slots::default(), worked };
     steward.step(at, Event::Report { node: "n".into(), runtime_lag: lag, beats });
 }
 

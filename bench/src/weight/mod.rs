@@ -31,7 +31,8 @@ pub fn measure(rounds: usize) -> Result<Report, Box<dyn std::error::Error>> {
 
 fn goals(pulse: &Table, reports: &Table, memory: &Table, growth: &Table) -> Vec<Goal> {
     let (ns, allocations) = (pulse.median(pulse::WARDKEEP, 0), pulse.median(pulse::WARDKEEP, 1));
-    let (cpu, bytes) = (reports.median(reports::ALL, 0), reports.median(reports::ALL, 1));
+    let most = |n: usize| reports.median(reports::ALL, n).max(reports.median(reports::SCATTERED, n));
+    let (cpu, bytes) = (most(0), most(1));
     let live = memory.median(memory::WARDKEEP, 0);
     let share = growth.median(growth::LARGEST, 0);
     vec![
@@ -39,7 +40,7 @@ fn goals(pulse: &Table, reports: &Table, memory: &Table, growth: &Table) -> Vec<
         Goal { what: format!("it allocates nothing: {allocations} allocations"), met: allocations == 0.0 },
         Goal {
             what: format!(
-                "a report takes at most 40 ns of CPU per ward, both ends and the steward: {cpu:.1} ns"
+                "a report of pulses takes at most 40 ns of CPU per ward, both ends and the steward: {cpu:.1} ns"
             ),
             met: cpu <= 40.0,
         },

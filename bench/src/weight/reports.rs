@@ -17,6 +17,8 @@ use crate::{
 const WARDS: u32 = 1_000;
 const TIMES: u32 = 200;
 pub const ALL: &str = "idle wards: encode, decode, steward";
+/// The longest column that there can be of pulses alone.
+pub const SCATTERED: &str = "idle wards, every other one: encode, decode, steward";
 
 /// What a report would be with a message for each ward.
 #[derive(Clone, PartialEq, Message)]
@@ -41,13 +43,15 @@ struct PlainBeat {
 
 pub fn table(rounds: usize) -> Table {
     let about = "A node's report of 1,000 wards, per ward: real messages and a real steward, without the connection \
-        between them. *Idle* wards pulse, *busy* ones begin, end and have work, too. Beside it, what it would take to \
+        between them. *Idle* wards pulse, *busy* ones begin, end and have work, too. Where \
+        every other ward pulsed, a report is the longest that pulses make. Beside it, what it would take to \
         encode and decode a message for each ward.";
     let contestants = vec![
         part("idle wards: encode", |_, beats, _| drop(encode(beats))),
         part("idle wards: decode", |_, _, bytes| drop(decode(bytes))),
         part("idle wards: steward", |steward, beats, _| _ = steward.take(beats.clone())),
         part(ALL, |steward, beats, _| _ = steward.take(decode(&encode(beats)))),
+        scattered(),
         busy("busy wards: encode, decode, steward"),
         plain("a message for each idle ward: encode, decode"),
     ];
@@ -91,6 +95,16 @@ fn decode(bytes: &[u8]) -> Beats {
 
 fn part<'a>(name: &str, run: impl Fn(&mut Home, &Beats, &[u8]) + 'a) -> Contestant<'a> {
     of(name, Beats { pulsed: (0..WARDS).collect(), worked: vec![] }, run)
+}
+
+/// The even ones and the odd ones, in turn: nobody is overdue.
+fn scattered<'a>() -> Contestant<'a> {
+    let every_other = |first| Beats { pulsed: (first..WARDS).step_by(2).collect(), worked: vec![] };
+    let odd = every_other(1);
+    of(SCATTERED, every_other(0), move |steward, even, _| {
+        let beats = if steward.now.subsec_millis() == 0 { even } else { &odd };
+        _ = steward.take(decode(&encode(beats)));
+    })
 }
 
 fn busy<'a>(name: &str) -> Contestant<'a> {

@@ -143,14 +143,9 @@ fn bounded(mut kind: Up) -> Option<Up> {
         Up::Output(output) => tame::output(output),
         Up::Usages(usages) => usages.wards.truncate(hello::WARDS),
         Up::Report(report) => {
-            let columns = [
-                &report.pulsed,
-                &report.worked,
-                &report.work_begun,
-                &report.work_ended,
-                &report.oldest_work_ms,
-            ];
-            if columns.iter().any(|column| column.len() > hello::WARDS) {
+            let columns = [&report.worked, &report.work_begun, &report.work_ended, &report.oldest_work_ms];
+            let runs = report.pulsed.len() / 2;
+            if runs > hello::WARDS || columns.iter().any(|column| column.len() > hello::WARDS) {
                 return None;
             }
         }

@@ -14,7 +14,9 @@ use tonic::Status;
 use uuid::Uuid;
 use wardkeep_node::wire;
 use wardkeep_proto::{duration, timestamp, v1};
-use wardkeep_steward::{Beats, GroupSpec, MAX_DEPTH, NodeView, Phase, Steward, Time, Verdict, WardView};
+use wardkeep_steward::{
+    Beats, GroupSpec, MAX_DEPTH, NodeView, Phase, Slots, Steward, Time, Verdict, WardView,
+};
 
 use super::{fleet::SessionId, launcher::How};
 
@@ -174,12 +176,14 @@ impl NodeRecord {
     pub(super) fn hear(&mut self, beats: &mut Beats) {
         let now = Instant::now();
         let wards = &mut self.wards;
-        beats.pulsed.retain_mut(|slot| {
-            let Some(known) = wards.get_mut(slot) else { return false };
-            known.sign.lived = Some(now);
-            *slot = known.place;
-            true
-        });
+        let mut pulsed = Slots::default();
+        for run in beats.pulsed.runs() {
+            for (_, known) in wards.range_mut(run.clone()) {
+                known.sign.lived = Some(now);
+                pulsed.push(known.place);
+            }
+        }
+        beats.pulsed = pulsed;
         beats.worked.retain_mut(|beat| {
             let Some(Known { sign, place, .. }) = wards.get_mut(&beat.slot) else { return false };
             if beat.begun > 0 || beat.ended > 0 {
