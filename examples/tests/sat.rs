@@ -128,9 +128,11 @@ impl Held {
         in_time(60, "starting the solvers", self.pipe.read_exact(&mut vec![0; programs])).await.unwrap();
     }
 
-    async fn gone(mut self) {
+    async fn gone(mut self, why: &str) {
         let mut more = Vec::new();
-        in_time(10, "the end of the killed solvers", self.pipe.read_to_end(&mut more)).await.unwrap();
+        in_time(10, &format!("the end of the solvers when {why}"), self.pipe.read_to_end(&mut more))
+            .await
+            .unwrap();
         assert_eq!(more, b"", "another has begun");
     }
 }
@@ -176,7 +178,7 @@ async fn the_first_answer_wins_and_the_process_groups_of_the_others_are_gone() {
     let reply = reply.unwrap();
     assert_eq!(reply.winner().unwrap().node, "cryptominisat");
     assert_eq!(Some(reply.get_ref().outcome() == Outcome::Satisfiable), instance.satisfiable);
-    held.gone().await;
+    held.gone("one has won").await;
     for node in [minisat, winner, cadical] {
         node.stop().await;
     }
@@ -213,7 +215,7 @@ async fn nothing_of_a_solver_is_left_when_its_caller_leaves_its_time_is_up_or_it
                 in_time(10, way, node.child.wait()).await.unwrap();
             }
         }
-        held.gone().await;
+        held.gone(way).await;
         if node.child.try_wait().unwrap().is_none() {
             node.stop().await;
         }

@@ -84,8 +84,7 @@ pub(crate) async fn run(context: &WardContext, program: &Program) -> Result<Outp
     let cannot = |source| Error::from(NodeError::CannotStart { program: program.name(), source });
     // Before it starts, so that its end is not missed.
     let mut deaths = signal(SignalKind::child()).map_err(cannot)?;
-    let mut command = program.errand();
-    let (child, group) = context.of_incarnation().home.guard.start(&mut command).map_err(cannot)?;
+    let (child, group) = context.of_incarnation().home.guard.start(program.errand()).map_err(cannot)?;
     let mut errand = Errand { child, group: Some(group), attempt: context.attempt() };
     let (out, err) = (errand.child.stdout.take(), errand.child.stderr.take());
     let (mut stdout, mut stderr) = (Kept::up_to(program.captures), Kept::up_to(program.captures));

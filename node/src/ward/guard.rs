@@ -2,12 +2,14 @@
 //! killed. The kernel ends the programs themselves then (`orphan.rs`), but not what they have started.
 //!
 //! It is a shell in a process group of its own, deaf to signals, that reads which groups there are
-//! from a pipe. When the node's end of the pipe closes, however the node ended, it sends SIGKILL to
+//! from a pipe. A program that begins says so itself, before it can start anything: its node may be killed before it
+//! gets a turn. When the node's end of the pipe closes, however the node ended, it sends SIGKILL to
 //! every group that is still listed, and ends. A clean end leaves it nothing to do.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     io::{self, ErrorKind, PipeWriter, Write as _},
+    os::fd::AsRawFd as _,
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -23,17 +25,22 @@ use tokio::{
     time::timeout,
 };
 
-/// Reads `+ GROUP` and `- GROUP`. An incomplete last line is not heeded.
+use super::orphan;
+
+/// Reads `+ GROUP` and `- GROUP` of the node, and `? GROUP` of a program that is about to begin, which a `+` of the
+/// same group follows, or a `!` if it could not. An incomplete last line is not heeded.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM PIPE ALRM USR1 USR2 TSTP TTIN TTOU
-groups=' '
+groups=' ' begins=
 while read -r sign group; do
   case $sign in
-  +) groups="$groups$group " ;;
+  '?') begins=$group ;;
+  '!') begins= ;;
+  +) groups="$groups$group "; [ "$begins" != "$group" ] || begins= ;;
   -) case $groups in *" $group "*) groups="${groups%%" $group "*} ${groups#*" $group "}" ;; esac ;;
   esac
 done
-for group in $groups; do kill -s KILL -- "-$group"; done
+for group in $groups $begins; do kill -s KILL -- "-$group"; done
 "#;
 const SHELL: &str = "/bin/sh";
 /// For a guard that has nothing left to do to end.
@@ -79,34 +86,27 @@ impl Guard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that there is a guard before there is something to be guarded.
-    pub(super) fn mount(&self) {
-        self.state().mount();
-    }
-
     /// Starts a program that leads a group of its own. Until it is known here nobody can ask whether it is: else
     /// one that ends at once might be reaped as an orphan.
     ///
     /// # Errors
     /// It cannot be started.
-    pub(super) fn start(self: &Arc<Self>, command: &mut Command) -> io::Result<(Child, Group)> {
+    pub(super) fn start(self: &Arc<Self>, mut command: Command) -> io::Result<(Child, Group)> {
         let mut state = self.state();
         state.mount();
-        let child = command.spawn()?;
+        if let Some(post) = &state.post {
+            // It stays open: the command is gone before the state may change.
+            orphan::announces_itself(&mut command, post.pipe.as_raw_fd());
+        }
+        let started = command.spawn();
+        drop(command);
+        let child = started.inspect_err(|_| state.tell('!', 0))?;
         let leader = child.id().and_then(|pid| i32::try_from(pid).ok());
         let leader = leader.ok_or_else(|| io::Error::other("it cannot be watched"))?;
         state.groups.insert(leader);
         state.tell('+', leader);
         drop(state);
         Ok((child, Group { id: Pid::from_raw(leader), guard: self.clone() }))
-    }
-
-    /// Takes on the group that this process leads.
-    pub(super) fn watch(self: &Arc<Self>, leader: Pid) -> Group {
-        let mut state = self.state();
-        state.groups.insert(leader.as_raw());
-        state.tell('+', leader.as_raw());
-        Group { id: leader, guard: self.clone() }
     }
 
     /// Writes what had to wait, and replaces a guard that has ended. To be called now and then.
@@ -261,13 +261,14 @@ impl Drop for Group {
 mod tests {
     use super::*;
 
+    fn sleepers() -> Command {
+        let mut command = Command::new(SHELL);
+        command.args(["-c", "sleep 1000 & sleep 1000 & wait"]).process_group(0).kill_on_drop(true);
+        command
+    }
+
     fn group_of_sleepers() -> (Child, Pid) {
-        let child = Command::new(SHELL)
-            .args(["-c", "sleep 1000 & sleep 1000 & wait"])
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let child = sleepers().spawn().unwrap();
         let pid = Pid::from_raw(child.id().unwrap().cast_signed());
         (child, pid)
     }
@@ -277,7 +278,7 @@ mod tests {
         let guard = Arc::new(Guard::default());
         let (mut kept, kept_id) = group_of_sleepers();
         let (mut ended, ended_id) = group_of_sleepers();
-        guard.mount();
+        guard.state().mount();
         for (id, sign) in [(kept_id, '+'), (ended_id, '+'), (kept_id, '-')] {
             guard.state().tell(sign, id.as_raw());
         }
@@ -287,12 +288,53 @@ mod tests {
         killpg(kept_id, Signal::SIGKILL).unwrap();
     }
 
+    /// As when its node is killed as soon as it has begun.
+    #[tokio::test]
+    async fn a_program_that_its_node_had_no_time_to_list_ends_all_the_same() {
+        let guard = Arc::new(Guard::default());
+        guard.state().mount();
+        let mut command = sleepers();
+        orphan::announces_itself(&mut command, guard.state().post.as_ref().unwrap().pipe.as_raw_fd());
+        let mut child = command.spawn().unwrap();
+        guard.dismiss().await;
+        assert!(!timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn what_could_not_begin_or_is_listed_by_then_is_not_ended_for_having_said_that_it_begins() {
+        let guard = Arc::new(Guard::default());
+        let (mut first, first_id) = group_of_sleepers();
+        let (mut second, second_id) = group_of_sleepers();
+        guard.state().mount();
+        for (sign, group) in
+            [('?', first_id), ('!', Pid::from_raw(0)), ('?', second_id), ('+', second_id), ('-', second_id)]
+        {
+            guard.state().tell(sign, group.as_raw());
+        }
+        guard.dismiss().await;
+        for (child, id) in [(&mut first, first_id), (&mut second, second_id)] {
+            assert!(child.try_wait().unwrap().is_none());
+            killpg(id, Signal::SIGKILL).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_announces_itself_to_a_guard_that_has_gone_begins_all_the_same() {
+        let (read, pipe) = io::pipe().unwrap();
+        drop(read);
+        let mut command = Command::new(SHELL);
+        command.args(["-c", "kill -s PIPE $$"]).process_group(0);
+        orphan::announces_itself(&mut command, pipe.as_raw_fd());
+        let ended = timeout(Duration::from_secs(10), command.spawn().unwrap().wait()).await.unwrap().unwrap();
+        // What is written into a pipe that nobody reads ends it, as ever.
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(Signal::SIGPIPE as i32));
+    }
+
     #[tokio::test]
     async fn a_guard_that_was_killed_is_replaced_and_knows_all_groups() {
         let guard = Arc::new(Guard::default());
-        let (mut child, id) = group_of_sleepers();
-        guard.mount();
-        let group = guard.watch(id);
+        let (mut child, group) = guard.start(sleepers()).unwrap();
+        let id = group.id();
         let first = guard.state().post.as_ref().unwrap().shell.id().unwrap();
         kill(Pid::from_raw(first.cast_signed()), Signal::SIGKILL).unwrap();
         let replaced = async {
@@ -311,7 +353,7 @@ mod tests {
     #[tokio::test]
     async fn a_guard_that_does_not_read_holds_nobody_up() {
         let guard = Arc::new(Guard::default());
-        guard.mount();
+        guard.state().mount();
         let shell = guard.state().post.as_ref().unwrap().shell.id().unwrap();
         let shell = Pid::from_raw(shell.cast_signed());
         kill(shell, Signal::SIGSTOP).unwrap();

@@ -4,15 +4,11 @@
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, future::FusedFuture};
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::sys::signal::Signal;
 use tokio::{process::Child, time::timeout};
 use wardkeep_proto::v1;
 
-use super::{
-    Ended, Program, Shared, StopSignal,
-    guard::{Group, Guard},
-    ordered_to_stop, output, sd_notify,
-};
+use super::{Ended, Program, Shared, StopSignal, guard::Group, ordered_to_stop, output, sd_notify};
 use crate::{context::Incarnation, error::NodeError};
 
 /// After SIGKILL the kernel ends a process at once, unless it hangs in the kernel itself.
@@ -36,9 +32,7 @@ pub(super) async fn run(
         Err(source) => return cannot_start(source),
     };
     let tail = tail.unwrap_or_default();
-    guard.mount();
-    let mut command = program.command(Some(&socket));
-    let (mut child, group) = match command.spawn().and_then(|child| grouped(child, &guard)) {
+    let (mut child, group) = match guard.start(program.command(Some(&socket))) {
         Ok(started) => started,
         Err(source) => return cannot_start(source),
     };
@@ -85,13 +79,6 @@ pub(super) async fn run(
     };
     incarnation.stop();
     stop_group(&program, child, group, grace, output).await
-}
-
-/// The child's group, which it has led from before its program began.
-fn grouped(child: Child, guard: &Arc<Guard>) -> io::Result<(Child, Group)> {
-    let gone = || io::Error::other("it cannot be watched");
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(gone)?;
-    Ok((child, guard.watch(Pid::from_raw(pid))))
 }
 
 /// What it says of its health is not asked for where a probe does.
