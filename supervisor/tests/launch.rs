@@ -120,7 +120,7 @@ async fn a_node_that_is_away_is_started_by_its_command_and_again_when_it_dies() 
         let second = site.attends(|info| info.boot_id != first.boot_id).await;
         assert_ne!(first.pid, second.pid);
         site.launches("its launcher's command has run, in", 2).await;
-        let (code, told, _) = site.run(&["node", "ls"]).await;
+        let (code, told, _) = site.run(&["node", "ls", "-o", "wide"]).await;
         assert!(code == 0 && told.contains("LAUNCHER") && told.contains("command"), "{told}");
         let (_, told, _) = site.run(&["node", "show", "n"]).await;
         assert!(told.lines().any(|line| line.starts_with("launcher") && line.contains("command")), "{told}");

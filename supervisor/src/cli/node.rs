@@ -84,7 +84,7 @@ fn wards_on(fleet: &Fleet, node: &str) -> usize {
 }
 
 fn table(nodes: &[NodeView], fleet: &Fleet) -> Table {
-    let mut table = Table::new(["NAME", "STATE", "AGE", "WARDS", "PID", "MACHINE", "LAUNCHER", "ADDRESS"]);
+    let mut table = Table::new(["NAME", "STATE", "AGE", "WARDS", "PID", "MACHINE", "ADDRESS"]);
     for (node, raw) in nodes.iter().zip(&fleet.nodes) {
         table.row([
             (&node.name).into(),
@@ -93,8 +93,8 @@ fn table(nodes: &[NodeView], fleet: &Fleet) -> Table {
             wards_on(fleet, &node.name).to_string().into(),
             node.pid.to_string().into(),
             (&node.machine).into(),
-            (&node.launcher).into(),
-            (&node.uri).into(),
+            // The usual scheme would cost the columns that 80 have not.
+            node.uri.strip_prefix("http://").unwrap_or(&node.uri).into(),
         ]);
     }
     table
