@@ -171,7 +171,7 @@ pub(crate) async fn run(
     let Some(verdict) = ended else { return (number, None) };
     measure.end(&verdict);
     if let Some(error) = verdict.error() {
-        tracing::debug!(parent: &span, error.id = error.id(), "{error}");
+        tracing::debug!(parent: &span, error.id = error.id(), node = link.peer.name, number, "{error}");
     }
     let code = verdict.code();
     span.record("code", field::debug(code));
@@ -186,6 +186,7 @@ fn span(call: &Call, link: &Link, number: u32) -> Span {
     let address = link.peer.uri.split("//").last().unwrap_or_default();
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     tracing::info_span!(
+        target: "wardkeep::call",
         "attempt",
         otel.kind = "client",
         rpc.system = "grpc",

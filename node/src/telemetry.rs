@@ -5,6 +5,11 @@
 //! written in; well-formed errors always, whatever `RUST_LOG` says: there they are exceptions as
 //! OpenTelemetry's conventions have them. `OTEL_LOGS_EXPORTER=none` and `OTEL_TRACES_EXPORTER=none` turn
 //! either off.
+//!
+//! A line that is written while a call is served says which one. That is read from the call's context when the line
+//! is written: spans of calls (target `wardkeep::call`) are made where traces are exported, and else cost nothing.
+
+mod line;
 
 use std::{io::IsTerminal as _, str::FromStr};
 
@@ -22,12 +27,17 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{BatchSpanProcessor, SdkTracerProvider},
 };
+use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
+    EnvFilter, Layer,
     filter::{FilterExt as _, LevelFilter, filter_fn},
+    fmt::{MakeWriter, format::Format},
     layer::SubscriberExt as _,
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
+
+use line::Line;
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
@@ -95,22 +105,38 @@ pub fn init(service: &str, format: LogFormat, verbose: u8) -> Result<Telemetry, 
     });
     let logs = telemetry.logs.as_ref().map(|provider| {
         let errors = filter_fn(|it| it.target() == "wardkeep::error").with_max_level_hint(LevelFilter::INFO);
-        let others = filter_fn(|it| !is_transport(it.target())).with_max_level_hint(LevelFilter::TRACE);
+        let others = filter_fn(|it| !is_transport(it.target()) && !line::is_of_calls(it));
+        let others = others.with_max_level_hint(LevelFilter::TRACE);
         OpenTelemetryTracingBridge::new(provider).with_filter(errors.or(filter.clone().and(others)))
     });
-    let lines = match format {
+    let colour = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+    let lines = lines(format, colour, std::io::stderr, filter);
+    let _ = tracing_subscriber::registry().with(traces).with(logs).with(lines).try_init();
+    Ok(telemetry)
+}
+
+/// The log that is read.
+fn lines<S, W>(format: LogFormat, colour: bool, writer: W, filter: EnvFilter) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = match format {
         LogFormat::Text => {
-            let colour = std::io::stderr().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
-                && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
-            tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour).boxed()
+            let layer = layer.with_ansi(colour);
+            let line = |usual: Format| Line { as_usual: usual.with_ansi(colour), format };
+            layer.map_event_format(line).boxed()
         }
         LogFormat::Json => {
-            tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+            let layer = layer.json().flatten_event(true);
+            layer.map_event_format(|as_usual| Line { as_usual, format }).boxed()
         }
     };
-    let _ = tracing_subscriber::registry().with(traces).with(logs).with(lines.with_filter(filter)).try_init();
-    Ok(telemetry)
+    let all = filter_fn(|it| !line::is_of_calls(it)).with_max_level_hint(LevelFilter::TRACE);
+    layer.with_filter(filter.and(all))
 }
 
 /// Whether this is told by what exports: it would tell of itself for ever.

@@ -186,6 +186,11 @@ impl RequestContext {
         hops
     }
 
+    /// The ward that serves it, and which incarnation of that.
+    pub fn ward(&self) -> Option<(&str, u64)> {
+        self.way.here.as_ref().map(|here| (&*here.ward, here.incarnation))
+    }
+
     /// Whether it has come from somewhere, or is being served.
     pub fn has_come(&self) -> bool {
         self.way.here.is_some() || !self.hops().is_empty()

@@ -50,6 +50,9 @@ pub fn inject(span: &Span, headers: &mut HeaderMap) {
 
 /// Makes the span a child of the trace context in the headers, if there is one.
 pub fn follow(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() {
+        return;
+    }
     let cx = global::get_text_map_propagator(|p| p.extract(&ReadHeaders(headers)));
     if cx.span().span_context().is_valid() {
         // Fails only where no OpenTelemetry layer listens, or the span has begun to be exported.
