@@ -17,11 +17,13 @@ pub struct Slots(Vec<Range<u32>>);
 
 impl Slots {
     /// One more. `u32::MAX` is the slot of no ward, and left out.
+    #[inline]
     pub fn push(&mut self, slot: u32) {
         self.push_run(slot..slot.saturating_add(1));
     }
 
     /// Some more, one after the other.
+    #[inline]
     pub fn push_run(&mut self, run: Range<u32>) {
         match self.0.last_mut() {
             _ if run.is_empty() => {}
