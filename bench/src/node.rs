@@ -91,10 +91,9 @@ fn bound(busy: &Table) -> String {
     let more = |column| busy.median(WARD, column) - busy.median(BARE, column);
     format!(
         "What bounds a ward: {:.1} µs of CPU and {:.0} allocations a call more than tonic alone, 64 calls in flight. It reads and keeps \
-        the request's context, counts the call as work, holds handler and body under deadline and cancellation, signs the reply, and opens a \
-        span that the log's subscriber keeps. By time (perf) the span, its fields and its entries are two fifths of that, the rest is spread \
-        thin: headers, clocks, the gate, futures of more than 1 KiB, which glibc's allocator is slow with. What would lift it: spans that are \
-        only formatted when a line is written within them (the subscriber's affair), and another allocator, which is the program's choice.",
+        the request's context, counts the call as work, holds handler and body under deadline and cancellation, and signs the reply. By time \
+        (perf) that is spread thin: headers, clocks, the gate, futures of more than 1 KiB, which glibc's allocator is slow with. What would \
+        lift it: another allocator, which is the program's choice. Spans of calls are made for export only.",
         more(1),
         more(3),
     )
