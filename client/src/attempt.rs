@@ -171,7 +171,7 @@ pub(crate) async fn run(
     let Some(verdict) = ended else { return (number, None) };
     measure.end(&verdict);
     if let Some(error) = verdict.error() {
-        tracing::debug!(parent: &span, error.id = error.id(), node = link.peer.name, number, "{error}");
+        span.in_scope(|| tracing::debug!(error.id = error.id(), node = link.peer.name, number, "{error}"));
     }
     let code = verdict.code();
     span.record("code", field::debug(code));

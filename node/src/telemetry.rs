@@ -29,11 +29,10 @@ use opentelemetry_sdk::{
 };
 use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    EnvFilter, Layer, Registry,
     filter::{FilterExt as _, LevelFilter, filter_fn},
     fmt::{MakeWriter, format::Format},
     layer::SubscriberExt as _,
-    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
@@ -101,26 +100,32 @@ pub fn init(service: &str, format: LogFormat, verbose: u8) -> Result<Telemetry, 
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
         // Not the transport's own spans: the exporter's transport would tell of itself for ever.
         let traced = EnvFilter::new("info,h2=off,hyper=off,tonic=off,tower=off,opentelemetry=off");
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("wardkeep")).with_filter(traced)
+        tracing_opentelemetry::layer().with_tracer(provider.tracer("wardkeep")).with_filter(traced).boxed()
     });
     let logs = telemetry.logs.as_ref().map(|provider| {
         let errors = filter_fn(|it| it.target() == "wardkeep::error").with_max_level_hint(LevelFilter::INFO);
         let others = filter_fn(|it| !is_transport(it.target()) && !line::is_of_calls(it));
         let others = others.with_max_level_hint(LevelFilter::TRACE);
-        OpenTelemetryTracingBridge::new(provider).with_filter(errors.or(filter.clone().and(others)))
+        OpenTelemetryTracingBridge::new(provider).with_filter(errors.or(filter.clone().and(others))).boxed()
     });
     let colour = std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
         && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
     let lines = lines(format, colour, std::io::stderr, filter);
-    let _ = tracing_subscriber::registry().with(traces).with(logs).with(lines).try_init();
+    let _ = subscriber([traces, logs, Some(lines)]).try_init();
     Ok(telemetry)
 }
 
+type Listener = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Only those that there are: of one that is absent it is not known that it wants nothing.
+fn subscriber<const N: usize>(listeners: [Option<Listener>; N]) -> impl Subscriber + Send + Sync {
+    tracing_subscriber::registry().with(listeners.into_iter().flatten().collect::<Vec<_>>())
+}
+
 /// The log that is read.
-fn lines<S, W>(format: LogFormat, colour: bool, writer: W, filter: EnvFilter) -> impl Layer<S>
+fn lines<W>(format: LogFormat, colour: bool, writer: W, filter: EnvFilter) -> Listener
 where
-    S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
@@ -136,7 +141,7 @@ where
         }
     };
     let all = filter_fn(|it| !line::is_of_calls(it)).with_max_level_hint(LevelFilter::TRACE);
-    layer.with_filter(filter.and(all))
+    layer.with_filter(filter.and(all)).boxed()
 }
 
 /// Whether this is told by what exports: it would tell of itself for ever.

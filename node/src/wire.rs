@@ -342,13 +342,13 @@ pub fn beats(report: v1::Report, wards: usize) -> Result<steward::Beats, String>
 fn slots_of(runs: &[u32], wards: usize) -> Result<steward::Slots, String> {
     let (pairs, half) = runs.as_chunks::<2>();
     let mut slots = steward::Slots::default();
+    if !half.is_empty() || pairs.iter().any(|[_, many]| *many == 0) {
+        return Err("a report with a run of no slots".to_owned());
+    }
     let mut next = 0_u32;
     for [gap, many] in pairs {
         let first = next.saturating_add(*gap);
         next = first.saturating_add(*many);
-        if *many == 0 || !half.is_empty() {
-            return Err("a report with a run of no slots".to_owned());
-        }
         if next as usize > wards {
             return Err(format!("a report about slot {}, which no ward has", next - 1));
         }
@@ -411,6 +411,7 @@ mod tests {
         assert!(wrong(|report| report.worked[2] = u32::MAX).contains("which no ward has"));
         assert!(wrong(|report| report.pulsed = vec![u32::MAX; 8]).contains("which no ward has"));
         assert!(wrong(|report| report.pulsed[1] = 0).contains("run of no slots"));
+        assert!(wrong(|report| report.pulsed.truncate(1)).contains("run of no slots"));
         assert!(wrong(|report| report.pulsed.truncate(3)).contains("run of no slots"));
         assert!(wrong(|report| report.worked[1] = 0).contains("twice"));
         assert!(wrong(|report| report.work_ended.truncate(1)).contains("same length"));

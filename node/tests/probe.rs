@@ -132,3 +132,14 @@ async fn a_program_gets_the_stop_signal_it_wants_and_alone_where_it_stops_its_ch
     })
     .await;
 }
+
+/// As shells start what is to run in the background: a program cannot undo what it was born with.
+#[test]
+fn a_program_gets_its_stop_signal_though_its_node_was_started_deaf_to_it() {
+    let mut deaf = std::process::Command::new("sh");
+    deaf.args(["-c", "trap '' INT TERM; exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+    let test = "a_program_gets_the_stop_signal_it_wants_and_alone_where_it_stops_its_children";
+    let ran = deaf.args(["--exact", test]).output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && told.contains("1 passed"), "{told}");
+}

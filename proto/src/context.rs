@@ -186,9 +186,10 @@ impl RequestContext {
         hops
     }
 
-    /// The ward that serves it, and which incarnation of that.
-    pub fn ward(&self) -> Option<(&str, u64)> {
-        self.way.here.as_ref().map(|here| (&*here.ward, here.incarnation))
+    /// What is being served here: the method, the ward, and which incarnation of it. Within a call that is made
+    /// meanwhile, it is what that is made for.
+    pub fn served(&self) -> Option<(&str, &str, u64)> {
+        self.way.here.as_ref().map(|here| (&*here.method, &*here.ward, here.incarnation))
     }
 
     /// Whether it has come from somewhere, or is being served.

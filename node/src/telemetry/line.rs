@@ -1,6 +1,6 @@
 //! Lines of the log that say which call they were written in.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde_json::json;
 use tracing::{Event, Metadata, Subscriber};
@@ -8,6 +8,7 @@ use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
 };
+use uuid::Uuid;
 use wardkeep_proto::context::{self, RequestContext};
 
 use super::LogFormat;
@@ -41,31 +42,40 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let call = context::current().filter(|_| event.metadata().target() != ERRORS);
-        let Some(call) = call else { return self.as_usual.format_event(about, writer, event) };
+        let served = call.as_deref().and_then(Served::of);
+        let Some(served) = served else { return self.as_usual.format_event(about, writer, event) };
         let mut line = String::new();
         self.as_usual.format_event(about, Writer::new(&mut line), event)?;
         match (self.format, line.strip_prefix('{')) {
-            (LogFormat::Json, Some(rest)) => write!(writer, "{{\"call\":{},{rest}", object(&call)),
-            _ => writeln!(writer, "{} {}", line.trim_end_matches('\n'), fields(&call)),
+            (LogFormat::Json, Some(rest)) => write!(writer, "{{\"serving\":{},{rest}", served.object()),
+            _ => writeln!(writer, "{} {}", line.trim_end_matches('\n'), served.fields()),
         }
     }
 }
 
-fn object(call: &RequestContext) -> serde_json::Value {
-    let mut object =
-        json!({ "method": &*call.method, "request": call.request_id.to_string(), "attempt": call.attempt });
-    if let Some((ward, incarnation)) = call.ward() {
-        (object["ward"], object["incarnation"]) = (ward.into(), incarnation.into());
-    }
-    object
+struct Served<'a> {
+    method: &'a str,
+    ward: &'a str,
+    incarnation: u64,
+    request: Uuid,
 }
 
-fn fields(call: &RequestContext) -> String {
-    let mut fields = format!("call={} request={} attempt={}", call.method, call.request_id, call.attempt);
-    if let Some((ward, incarnation)) = call.ward() {
-        let _ = write!(fields, " ward={ward} incarnation={incarnation}");
+impl<'a> Served<'a> {
+    fn of(call: &'a RequestContext) -> Option<Self> {
+        let (method, ward, incarnation) = call.served()?;
+        Some(Self { method, ward, incarnation, request: call.request_id })
     }
-    fields
+
+    fn object(&self) -> serde_json::Value {
+        let Self { method, ward, incarnation, .. } = self;
+        json!({ "method": method, "ward": ward, "incarnation": incarnation, "request": self.request.to_string() })
+    }
+
+    /// The method is what a peer has sent.
+    fn fields(&self) -> String {
+        let Self { method, ward, incarnation, request } = self;
+        format!("serving={} ward={ward} incarnation={incarnation} request={request}", method.escape_debug())
+    }
 }
 
 #[cfg(test)]
@@ -77,9 +87,12 @@ mod tests {
 
     use http::HeaderMap;
     use tokio::time::Instant;
-    use tracing_subscriber::{Registry, layer::SubscriberExt as _};
+    use tracing_subscriber::EnvFilter;
 
-    use super::*;
+    use super::{
+        super::{lines, subscriber},
+        *,
+    };
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -99,9 +112,8 @@ mod tests {
     fn written(format: LogFormat, work: impl FnOnce()) -> String {
         let written = Written::default();
         let writer = written.clone();
-        let filter = tracing_subscriber::EnvFilter::new("info");
-        let lines = super::super::lines(format, false, move || writer.clone(), filter);
-        tracing::subscriber::with_default(Registry::default().with(lines), work);
+        let lines = lines(format, false, move || writer.clone(), EnvFilter::new("info"));
+        tracing::subscriber::with_default(subscriber([None, None, Some(lines)]), work);
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -122,7 +134,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].ends_with("tests: before") && lines[2].ends_with("error: an error"), "{text}");
         let within = format!(
-            "within n=5 call=/a.B/C request={} attempt=1 ward=a \"quoted\" one incarnation=7",
+            "within n=5 serving=/a.B/C ward=a \"quoted\" one incarnation=7 request={}",
             call.request_id
         );
         assert!(lines[1].ends_with(&within), "{text}");
@@ -136,9 +148,9 @@ mod tests {
             span.in_scope(|| context::sync_scope(call.clone(), || tracing::info!(n = 5, "within")));
         });
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(line["call"]["request"], call.request_id.to_string());
+        assert_eq!(line["serving"]["request"], call.request_id.to_string());
         assert_eq!(
-            (&line["call"]["ward"], &line["call"]["incarnation"]),
+            (&line["serving"]["ward"], &line["serving"]["incarnation"]),
             (&"a \"quoted\" one".into(), &7.into())
         );
         assert_eq!(

@@ -2,14 +2,14 @@
 //! killed. The kernel ends the programs themselves then (`orphan.rs`), but not what they have started.
 //!
 //! It is a shell in a process group of its own, deaf to signals, that reads which groups there are
-//! from a pipe. A program that begins says so itself, before it can start anything: its node may be killed before it
-//! gets a turn. When the node's end of the pipe closes, however the node ended, it sends SIGKILL to
+//! from a pipe. A program that begins has a mark in its environment, of which the guard hears before: the node may be killed
+//! before it gets a turn to say which group it is. When the node's end of the pipe closes, however the node ended, it sends SIGKILL to
 //! every group that is still listed, and ends. A clean end leaves it nothing to do.
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    fmt::Display,
     io::{self, ErrorKind, PipeWriter, Write as _},
-    os::fd::AsRawFd as _,
     process::Stdio,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -24,24 +24,31 @@ use tokio::{
     process::{Child, Command},
     time::timeout,
 };
+use uuid::Uuid;
 
-use super::orphan;
-
-/// Reads `+ GROUP` and `- GROUP` of the node, and `? GROUP` of a program that is about to begin, which a `+` of the
-/// same group follows, or a `!` if it could not. An incomplete last line is not heeded.
+/// Reads `? MARK` of what is about to begin, `+ GROUP` once it has, and `- GROUP`. An incomplete last line is not heeded.
+/// The pipe does not end before what was begun has its own environment: until then it is that process, too, that holds
+/// the pipe open.
 const SCRIPT: &str = r#"
+set -f
 trap '' HUP INT QUIT TERM PIPE ALRM USR1 USR2 TSTP TTIN TTOU
-groups=' ' begins=
+groups=' ' mark=
 while read -r sign group; do
   case $sign in
-  '?') begins=$group ;;
-  '!') begins= ;;
-  +) groups="$groups$group "; [ "$begins" != "$group" ] || begins= ;;
+  '?') mark=$group ;;
+  +) groups="$groups$group " mark= ;;
   -) case $groups in *" $group "*) groups="${groups%%" $group "*} ${groups#*" $group "}" ;; esac ;;
   esac
 done
-for group in $groups $begins; do kill -s KILL -- "-$group"; done
+for group in $groups; do kill -s KILL -- "-$group"; done
+[ "$mark" ] || exit 0
+set +f
+grep -lzxF "WARDKEEP_PROGRAM=$mark" /proc/[0-9]*/environ | while IFS=/ read -r _ _ leader _; do
+  kill -s KILL -- "-$leader"
+done
 "#;
+/// Which start of a program a process descends from.
+const MARK: &str = "WARDKEEP_PROGRAM";
 const SHELL: &str = "/bin/sh";
 /// For a guard that has nothing left to do to end.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -92,15 +99,11 @@ impl Guard {
     /// # Errors
     /// It cannot be started.
     pub(super) fn start(self: &Arc<Self>, mut command: Command) -> io::Result<(Child, Group)> {
+        let mark = Uuid::now_v7();
         let mut state = self.state();
         state.mount();
-        if let Some(post) = &state.post {
-            // It stays open: the command is gone before the state may change.
-            orphan::announces_itself(&mut command, post.pipe.as_raw_fd());
-        }
-        let started = command.spawn();
-        drop(command);
-        let child = started.inspect_err(|_| state.tell('!', 0))?;
+        state.tell('?', mark);
+        let child = command.env(MARK, mark.to_string()).spawn()?;
         let leader = child.id().and_then(|pid| i32::try_from(pid).ok());
         let leader = leader.ok_or_else(|| io::Error::other("it cannot be watched"))?;
         state.groups.insert(leader);
@@ -164,10 +167,10 @@ impl State {
         }
     }
 
-    fn tell(&mut self, sign: char, group: i32) {
+    fn tell(&mut self, sign: char, of: impl Display) {
         let Some(post) = &mut self.post else { return };
         // A write to memory does not fail.
-        let _ = writeln!(post.unwritten, "{sign} {group}");
+        let _ = writeln!(post.unwritten, "{sign} {of}");
         if post.flush().is_err() {
             self.replace();
         }
@@ -290,44 +293,22 @@ mod tests {
 
     /// As when its node is killed as soon as it has begun.
     #[tokio::test]
-    async fn a_program_that_its_node_had_no_time_to_list_ends_all_the_same() {
+    async fn a_program_that_its_node_had_no_time_to_list_ends_and_none_that_began_before_or_elsewhere() {
         let guard = Arc::new(Guard::default());
         guard.state().mount();
-        let mut command = sleepers();
-        orphan::announces_itself(&mut command, guard.state().post.as_ref().unwrap().pipe.as_raw_fd());
-        let mut child = command.spawn().unwrap();
+        let marks = [(); 3].map(|()| Uuid::now_v7());
+        let mut begun = marks.map(|mark| sleepers().env(MARK, mark.to_string()).spawn().unwrap());
+        guard.state().tell('?', marks[0]);
+        guard.state().tell('+', i32::MAX);
+        guard.state().tell('-', i32::MAX);
+        guard.state().tell('?', marks[1]);
         guard.dismiss().await;
-        assert!(!timeout(Duration::from_secs(10), child.wait()).await.unwrap().unwrap().success());
-    }
-
-    #[tokio::test]
-    async fn what_could_not_begin_or_is_listed_by_then_is_not_ended_for_having_said_that_it_begins() {
-        let guard = Arc::new(Guard::default());
-        let (mut first, first_id) = group_of_sleepers();
-        let (mut second, second_id) = group_of_sleepers();
-        guard.state().mount();
-        for (sign, group) in
-            [('?', first_id), ('!', Pid::from_raw(0)), ('?', second_id), ('+', second_id), ('-', second_id)]
-        {
-            guard.state().tell(sign, group.as_raw());
+        let ended = timeout(Duration::from_secs(10), begun[1].wait()).await.unwrap().unwrap();
+        assert!(!ended.success());
+        for other in [0, 2] {
+            assert!(begun[other].try_wait().unwrap().is_none());
+            killpg(Pid::from_raw(begun[other].id().unwrap().cast_signed()), Signal::SIGKILL).unwrap();
         }
-        guard.dismiss().await;
-        for (child, id) in [(&mut first, first_id), (&mut second, second_id)] {
-            assert!(child.try_wait().unwrap().is_none());
-            killpg(id, Signal::SIGKILL).unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn a_program_that_announces_itself_to_a_guard_that_has_gone_begins_all_the_same() {
-        let (read, pipe) = io::pipe().unwrap();
-        drop(read);
-        let mut command = Command::new(SHELL);
-        command.args(["-c", "kill -s PIPE $$"]).process_group(0);
-        orphan::announces_itself(&mut command, pipe.as_raw_fd());
-        let ended = timeout(Duration::from_secs(10), command.spawn().unwrap().wait()).await.unwrap().unwrap();
-        // What is written into a pipe that nobody reads ends it, as ever.
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(Signal::SIGPIPE as i32));
     }
 
     #[tokio::test]

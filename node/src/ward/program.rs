@@ -200,6 +200,7 @@ impl Program {
             command.env("NOTIFY_SOCKET", socket.path());
         }
         orphan::dies_with_its_node(&mut command);
+        orphan::hears(&mut command, self.stop_signal);
         command
     }
 
