@@ -171,7 +171,7 @@ fn throughput(rounds: usize, pairs: &[(&str, Pair<Channel>)], at_a_time: usize) 
     let about = format!(
         "Unary calls of 100 bytes each way, {at_a_time} at a time for a second. Server and client are processes with one \
         thread each, on a core of their own; the client has {CHANNELS} connections and is the same for all. *Everything on*: \
-        context, deadline, work lane, a limit of calls, errors, spans under the log that nodes have."
+        context, deadline, work lane, a limit of calls, errors, the log that nodes have."
     );
     let contestants =
         pairs.iter().map(|(name, pair)| Contestant::new(*name, move || pair.throughput(at_a_time))).collect();
