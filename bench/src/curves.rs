@@ -1,6 +1,9 @@
 //! Tables whose columns are one figure over something ("at 25 % in ms") as curves, one picture below the other.
 
-use plotters::prelude::*;
+use plotters::{
+    coord::ranged1d::{AsRangedCoord, ValueFormatter},
+    prelude::*,
+};
 
 use crate::report::Table;
 
@@ -25,25 +28,46 @@ pub fn of(tables: &[&Table]) -> Result<String, Box<dyn std::error::Error>> {
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn std::error::Error>> {
-    let across: Vec<f64> = table.columns.iter().map(|column| place(column)).collect();
     let unit = table.columns[0].rsplit_once(" in ").map_or("", |(_, unit)| unit);
     let figures = table.rows.iter().flat_map(|row| row.cells.iter().flatten());
     let lowest = figures.clone().map(|it| it.lowest).filter(|it| *it > 0.0).fold(f64::MAX, f64::min);
     let highest = figures.map(|it| it.highest).fold(lowest, f64::max);
+    match unit {
+        "%" => draw_over(area, table, unit, 0.0..highest * 1.1, 0.0),
+        _ => draw_over(area, table, unit, (lowest * 0.9..highest * 1.1).log_scale(), lowest * 0.9),
+    }
+}
+
+/// `bottom`: where the axis of these figures begins.
+fn draw_over<Y>(
+    area: &Area<'_>,
+    table: &Table,
+    unit: &str,
+    figures: Y,
+    bottom: f64,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let across: Vec<f64> = table.columns.iter().map(|column| place(column)).collect();
     let (left, right) = (across[0], across[across.len() - 1]);
     let mut chart = ChartBuilder::on(area)
         .margin_right(20)
+        .margin_left(15)
         .caption(&table.name, ("sans-serif", 18))
         .x_label_area_size(40)
         .y_label_area_size(60)
         // The right part is for the names.
-        .build_cartesian_2d(left..right * 1.8, (lowest * 0.9..highest * 1.1).log_scale())?;
+        .build_cartesian_2d(left..right * 1.8, figures)?;
     let plain = ("sans-serif", 13).into_font();
     chart
         .configure_mesh()
         .x_desc("offered load in %")
         .y_desc(unit)
         .label_style(plain.clone())
+        .x_label_formatter(&|x| if *x > right { String::new() } else { format!("{x:.0}") })
+        .y_labels(20)
         .y_label_formatter(&|y| format!("{y:.0}"))
         .light_line_style(TRANSPARENT)
         .draw()?;
@@ -52,14 +76,11 @@ fn draw(area: &Area<'_>, table: &Table) -> Result<(), Box<dyn std::error::Error>
         let points: Vec<(f64, f64)> = across
             .iter()
             .zip(&row.cells)
-            .filter_map(|(x, cell)| Some((*x, cell.as_ref()?.median.max(lowest * 0.9))))
+            .filter_map(|(x, cell)| Some((*x, cell.as_ref()?.median.max(bottom))))
             .collect();
         let spreads = across.iter().zip(&row.cells).filter_map(|(x, cell)| Some((*x, cell.as_ref()?)));
         chart.draw_series(spreads.map(|(x, it)| {
-            PathElement::new(
-                [(x, it.lowest.max(lowest * 0.9)), (x, it.highest)],
-                colour.mix(0.4).stroke_width(2),
-            )
+            PathElement::new([(x, it.lowest.max(bottom)), (x, it.highest)], colour.mix(0.4).stroke_width(2))
         }))?;
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?

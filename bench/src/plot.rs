@@ -54,7 +54,7 @@ pub fn of(table: &Table) -> Result<String, Box<dyn std::error::Error>> {
             .y_labels(0)
             .x_desc(first.unwrap_or_default())
             .x_label_style(plain.clone())
-            .x_label_formatter(&|x| format!("{x}"))
+            .x_label_formatter(&|x| round(*x))
             .light_line_style(TRANSPARENT)
             .draw()?;
         let name = plain.into_text_style(&root).pos(Pos::new(HPos::Right, VPos::Center));
@@ -84,4 +84,25 @@ pub fn of(table: &Table) -> Result<String, Box<dyn std::error::Error>> {
         root.present()?;
     }
     Ok(svg)
+}
+
+/// A place on a logarithmic axis, if it is a 1, a 2 or a 5: the others have no room.
+fn round(figure: f64) -> String {
+    let magnitude = (figure.log10() + 1e-9).floor();
+    let digit = figure / 10f64.powf(magnitude);
+    if ![1.0, 2.0, 5.0].iter().any(|round| (digit - round).abs() < 1e-6) {
+        return String::new();
+    }
+    format!("{figure:.0$}", (-magnitude).max(0.0) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_says_round_figures_only() {
+        let said = [0.1, 0.2, 0.1 + 0.2, 0.5, 1.0, 6.0, 1_000.0, 5_000.0, 9_000.0].map(round);
+        assert_eq!(said, ["0.1", "0.2", "", "0.5", "1", "", "1000", "5000", ""]);
+    }
 }
