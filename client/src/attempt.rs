@@ -186,7 +186,7 @@ fn span(call: &Call, link: &Link, number: u32) -> Span {
     let address = link.peer.uri.split("//").last().unwrap_or_default();
     let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     tracing::info_span!(
-        target: "wardkeep::call",
+        target: trace::CALLS,
         "attempt",
         otel.kind = "client",
         rpc.system = "grpc",

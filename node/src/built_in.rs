@@ -110,7 +110,8 @@ pub(crate) async fn call(
     let mut context = RequestContext::from_headers(request.uri().path(), request.headers(), Instant::now());
     context.enter(node.clone(), "", 0);
     context.recorder = Some(ledger.recorder(node.clone(), "".into(), 0));
-    let span = tracing::debug_span!(target: "wardkeep::call", "call", otel.name = %context.method, otel.kind = "server", rpc.system = "grpc");
+    let span = tracing::debug_span!(target: trace::CALLS, "call", otel.name = %context.method, otel.kind = "server",
+        rpc.system = "grpc");
     trace::follow(&span, request.headers());
     let handler = context::scope(context.clone(), Contained::new(service.serve(request)));
     match handler.instrument(span.clone()).await {

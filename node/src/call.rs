@@ -75,7 +75,7 @@ pub(crate) async fn serve(live: Arc<Live>, calls: Arc<Calls>, request: Request<B
     let is_tied = headers.get(context::TIED).is_some_and(|value| value == "1");
     context.enter(incarnation.home.node.clone(), incarnation.ward.clone(), incarnation.number);
     context.recorder = Some(incarnation.recorder().clone());
-    let span = tracing::info_span!(target: "wardkeep::call", "ward.call", otel.name = %context.method, otel.kind = "server",
+    let span = tracing::info_span!(target: trace::CALLS, "ward.call", otel.name = %context.method, otel.kind = "server",
         rpc.system = "grpc", ward = %incarnation.ward, incarnation = incarnation.number,
         request = %context.request_id, attempt = context.attempt);
     trace::follow(&span, headers);

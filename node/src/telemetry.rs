@@ -103,7 +103,7 @@ pub fn init(service: &str, format: LogFormat, verbose: u8) -> Result<Telemetry, 
         tracing_opentelemetry::layer().with_tracer(provider.tracer("wardkeep")).with_filter(traced).boxed()
     });
     let logs = telemetry.logs.as_ref().map(|provider| {
-        let errors = filter_fn(|it| it.target() == "wardkeep::error").with_max_level_hint(LevelFilter::INFO);
+        let errors = filter_fn(|it| it.target() == line::ERRORS).with_max_level_hint(LevelFilter::INFO);
         let others = filter_fn(|it| !is_transport(it.target()) && !line::is_of_calls(it));
         let others = others.with_max_level_hint(LevelFilter::TRACE);
         OpenTelemetryTracingBridge::new(provider).with_filter(errors.or(filter.clone().and(others))).boxed()

@@ -13,6 +13,9 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::context::{self, TRACEPARENT};
 
+/// The target of spans of calls, on both sides. They are for export: logs read from a call's context what they need.
+pub const CALLS: &str = "wardkeep::call";
+
 struct Headers<'a>(&'a mut HeaderMap);
 
 impl Injector for Headers<'_> {

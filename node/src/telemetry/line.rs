@@ -9,19 +9,21 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 use uuid::Uuid;
-use wardkeep_proto::context::{self, RequestContext};
+use wardkeep_proto::{
+    context::{self, RequestContext},
+    trace,
+};
 
 use super::LogFormat;
 
 /// What spans of calls are told by. They are for traces: a log that wanted them would have them made for each call, and
 /// would show few.
 pub(super) fn is_of_calls(it: &Metadata<'_>) -> bool {
-    it.is_span() && it.target() == CALLS
+    it.is_span() && it.target() == trace::CALLS
 }
 
-const CALLS: &str = "wardkeep::call";
-/// Whose lines say themselves where they are from.
-const ERRORS: &str = "wardkeep::error";
+/// Of lines that say themselves where they are from.
+pub(super) const ERRORS: &str = "wardkeep::error";
 
 /// As the format within has it, and the call that the line was written in, if it was in one.
 pub(super) struct Line<F> {
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn a_log_alone_wants_no_spans_of_calls() {
         written(LogFormat::Text, || {
-            assert!(tracing::info_span!(target: CALLS, "ward.call").is_disabled());
+            assert!(tracing::info_span!(target: trace::CALLS, "ward.call").is_disabled());
             assert!(!tracing::info_span!("mine").is_disabled());
         });
     }
